@@ -1,0 +1,43 @@
+"""Factual consistency for the Hugging Face training stack: question–answer pairs, the QUALS score."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "QAGenModel": "qagen.model",
+    "QAPair": "qagen.model",
+    "QATemplate": "qagen.template",
+    "QUESTION_SEP_ANSWER": "qagen.template",
+    "diverse_beam_search": "qagen.decoding",
+    "QualsResult": "quals.scorer",
+    "QualsScorer": "quals.scorer",
+    "ScoredPair": "quals.scorer",
+}
+
+__all__ = sorted(_MODULE_OF)
+
+if TYPE_CHECKING:
+    from .qagen.decoding import diverse_beam_search as diverse_beam_search
+    from .qagen.model import QAGenModel as QAGenModel
+    from .qagen.model import QAPair as QAPair
+    from .qagen.template import QUESTION_SEP_ANSWER as QUESTION_SEP_ANSWER
+    from .qagen.template import QATemplate as QATemplate
+    from .quals.scorer import QualsResult as QualsResult
+    from .quals.scorer import QualsScorer as QualsScorer
+    from .quals.scorer import ScoredPair as ScoredPair
+
+
+def __getattr__(name: str):
+    # torch and transformers take seconds to import; a name is loaded when it is first used.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]
