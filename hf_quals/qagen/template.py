@@ -1,0 +1,206 @@
+"""How a question–answer pair is written as text and read back.
+
+The way a pair is written belongs to a checkpoint, not to the code: a [`QATemplate`] is stored beside the weights in
+`qagen_config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATE_FILE = "qagen_config.json"
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """Token ids of one text, ready for the model.
+
+    Args:
+        input_ids (`list[int]`):
+            The prompt (decoder-only) or the encoder input (encoder–decoder), special tokens included.
+        truncated (`bool`):
+            Whether the text was cut to fit the model's context.
+    """
+
+    input_ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class QATemplate:
+    r"""
+    The written form of QAGen's input and output.
+
+    Args:
+        prompt (`str`, *optional*, defaults to `"{text}\nQuestion:"`):
+            What the model reads. Holds `{text}` once. For encoder–decoder models usually `"{text}"` alone.
+        pair (`str`, *optional*, defaults to `" {question}\n {answer}"`):
+            What the model writes. Holds `{question}` and `{answer}` once each, in either order. What stands between
+            the two is the separator; spaces around it do not belong to it.
+
+    Raises:
+        `ValueError`: if a placeholder is missing or repeated, or if nothing but spaces separates question and answer.
+
+    Example:
+
+    ```python
+    >>> from hf_quals import QATemplate
+    >>> template = QATemplate(prompt="{text}", pair="{question} <sep> {answer}")
+    >>> template.parse("Who has a chink in his armour? <sep> Klitschko")
+    ('Who has a chink in his armour?', 'Klitschko')
+    ```
+    """
+
+    prompt: str = "{text}\nQuestion:"
+    pair: str = " {question}\n {answer}"
+
+    def __post_init__(self):
+        for name, placeholders in (("prompt", ("{text}",)), ("pair", ("{question}", "{answer}"))):
+            value = getattr(self, name)
+            for placeholder in placeholders:
+                if value.count(placeholder) != 1:
+                    raise ValueError(f"QATemplate.{name} must hold {placeholder} exactly once, got {value!r}.")
+        if not self.separator:
+            raise ValueError(
+                f"QATemplate.pair must separate question and answer by more than spaces, got {self.pair!r}."
+            )
+
+    @property
+    def separator(self) -> str:
+        """What stands between question and answer, without the spaces around it."""
+        start = min(self.pair.index("{question}") + len("{question}"), self.pair.index("{answer}") + len("{answer}"))
+        end = max(self.pair.index("{question}"), self.pair.index("{answer}"))
+        return self.pair[start:end].strip(" ")
+
+    def format_pair(self, question: str, answer: str) -> str:
+        """The text of one pair, as the model is trained to write it."""
+        first, second = ("{question}", "{answer}") if self._question_first else ("{answer}", "{question}")
+        before, rest = self.pair.split(first)
+        between, after = rest.split(second)
+        values = {"{question}": question, "{answer}": answer}
+        return before + values[first] + between + values[second] + after
+
+    def parse(self, text: str) -> tuple[str, str] | None:
+        """
+        Reads a pair back from generated text.
+
+        Returns:
+            `tuple[str, str]` or `None`: question and answer, stripped of white space; `None` unless the separator
+            occurs exactly once with something on both sides.
+        """
+        before = self.pair[: min(self.pair.index("{question}"), self.pair.index("{answer}"))].strip()
+        after = self.pair[max(self.pair.index("{question}") + 10, self.pair.index("{answer}") + 8) :].strip()
+        parts = text.strip().removeprefix(before).removesuffix(after).split(self.separator)
+        if len(parts) != 2:
+            return None
+        first, second = (part.strip() for part in parts)
+        if not first or not second:
+            return None
+        return (first, second) if self._question_first else (second, first)
+
+    @property
+    def _question_first(self) -> bool:
+        return self.pair.index("{question}") < self.pair.index("{answer}")
+
+    def encode_texts(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int, is_encoder_decoder: bool
+    ) -> list[EncodedText]:
+        """
+        Tokenizes texts into prompts or encoder inputs of at most `max_length` tokens.
+
+        A text that does not fit loses its end; what the template and the tokenizer put before and behind the text
+        (instructions, end-of-sequence marker) is kept whole.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the QAGen model.
+            texts (`Sequence[str]`): Documents or summaries.
+            max_length (`int`): The most tokens of the whole input, markers included.
+            is_encoder_decoder (`bool`): An encoder's input ends with the tokenizer's end marker, a prompt does not.
+
+        Returns:
+            `list[EncodedText]`: one entry a text, in order.
+
+        Raises:
+            `ValueError`: if `max_length` leaves no room for a single token of text.
+        """
+        begin, end = _special_tokens_around(tokenizer)
+        head, tail = self.prompt.split("{text}")
+        head_ids = begin + _token_ids(tokenizer, head)
+        tail_ids = _token_ids(tokenizer, tail) + (end if is_encoder_decoder else [])
+        room = max_length - len(head_ids) - len(tail_ids)
+        if room < 1:
+            raise ValueError(
+                f"max_length={max_length} leaves no room for text: the template and the tokenizer's markers alone "
+                f"take {len(head_ids) + len(tail_ids)} tokens."
+            )
+        all_ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        return [EncodedText(head_ids + ids[:room] + tail_ids, truncated=len(ids) > room) for ids in all_ids]
+
+    def encode_pair(
+        self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str, *, is_encoder_decoder: bool
+    ) -> list[int]:
+        """
+        Tokenizes a pair as a training target, end-of-sequence included.
+
+        Encoder–decoder targets carry the tokenizer's own special tokens (BART's `<s> … </s>`); for decoder-only
+        models the pair continues the prompt and is closed by `eos_token_id`.
+
+        Returns:
+            `list[int]`: the ids a QAGen model is trained to generate.
+        """
+        ids = _token_ids(tokenizer, self.format_pair(question, answer))
+        if not is_encoder_decoder:
+            return [*ids, tokenizer.eos_token_id]
+        begin, end = _special_tokens_around(tokenizer)
+        return begin + ids + (end or [tokenizer.eos_token_id])
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Writes `qagen_config.json` into `save_directory`."""
+        path = Path(save_directory, TEMPLATE_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> QATemplate:
+        """
+        Reads a `qagen_config.json`.
+
+        Raises:
+            `ValueError`: if the file is not a JSON object with the fields of [`QATemplate`] and nothing else.
+        """
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**fields)
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is not a QAGen template: {error}. Expected a JSON object like {json.dumps(asdict(cls()))}."
+            ) from error
+
+
+# How public generators of the Hub write pairs, among them potsawee/t5-large-generation-squad-QuestionAnswer.
+QUESTION_SEP_ANSWER = QATemplate(prompt="{text}", pair="{question} <sep> {answer}")
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind one sequence, e.g. BART's `[<s>]` and `[</s>]`."""
+    bare = _token_ids(tokenizer, "a")
+    whole = tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    raise ValueError(f"{type(tokenizer).__name__} does not keep the tokens of a text when it adds special tokens.")
