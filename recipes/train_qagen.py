@@ -1,0 +1,225 @@
+"""
+Trains a QAGen: a model that reads a text and writes `question <sep> answer` pairs about it.
+
+Works for encoder–decoder and decoder-only models, full fine-tuning or LoRA, on Hub datasets or SQuAD JSON files.
+
+BART-large on SQuAD, all weights (as in the QUALS paper):
+
+    python recipes/train_qagen.py --model_name_or_path facebook/bart-large --train_data rajpurkar/squad \\
+        --prompt "{text}" --pair "{question} <sep> {answer}" \\
+        --learning_rate 3e-5 --num_train_epochs 2 --per_device_train_batch_size 8 --output_dir qagen-bart-large
+
+A decoder-only model with LoRA:
+
+    python recipes/train_qagen.py --model_name_or_path Qwen/Qwen3-0.6B --train_data rajpurkar/squad --lora_r 16 \\
+        --learning_rate 5e-4 --bf16 --output_dir qagen-qwen
+
+The package's default adapter (see its model card): `recipes/default_qagen.yaml`, on a CPU:
+
+    python recipes/train_qagen.py recipes/default_qagen.yaml --train_data DATA/*.json --output_dir qagen-default
+
+A run that was cut off goes on from its last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    Seq2SeqTrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_quals import QAGenModel
+from hf_quals.qagen.default import default_base_model
+from hf_quals.qagen.template import QATemplate
+from hf_quals.qagen.training import (
+    DataCollatorForQAGen,
+    QAGenTrainer,
+    hold_out,
+    load_squad,
+    tokenize_passages,
+    vary_lengths,
+)
+from hf_quals.quals.pairs import select_pairs
+
+
+logger = logging.getLogger("train_qagen")
+
+
+@dataclass
+class QAGenArguments:
+    """What to train, on what; the rest is [`Seq2SeqTrainingArguments`]."""
+
+    train_data: list[str] = field(
+        metadata={"help": "SQuAD JSON files, or datasets of the Hub in SQuAD form (`rajpurkar/squad`)."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The model to train; the base of the package's default model if left out."}
+    )
+    prompt: str = field(default=QATemplate.prompt, metadata={"help": "QATemplate.prompt: what the model reads."})
+    pair: str = field(default=QATemplate.pair, metadata={"help": "QATemplate.pair: what the model writes."})
+    dtype: str = field(default="auto", metadata={"help": "Type of the (frozen, with LoRA) base weights."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "`eager` or `sdpa`: training packs pairs under a mask that only these take."}
+    )
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear layers; 0 trains all weights."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Defaults to twice the rank."})
+    max_length: int = field(default=1024, metadata={"help": "The most tokens of a text."})
+    max_pair_length: int = field(default=64, metadata={"help": "The most tokens of a pair; longer ones are left out."})
+    held_out: int = field(default=250, metadata={"help": "The least number of passages held out for evaluation."})
+    variants: int = field(
+        default=1, metadata={"help": "An epoch holds every passage this often, cut and joined differently each time."}
+    )
+    sentence_share: float = field(default=0.3, metadata={"help": "Share of passages cut into single sentences."})
+    joined_share: float = field(default=0.4, metadata={"help": "Share of passages joined into longer documents."})
+    lowercase_share: float = field(default=0.25, metadata={"help": "Share of texts that are lowercased."})
+    generate_on: int = field(
+        default=50, metadata={"help": "Held-out passages to generate pairs for at the end; 0 leaves that out."}
+    )
+
+    def __post_init__(self):
+        for name in ("sentence_share", "joined_share", "lowercase_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.sentence_share + self.joined_share > 1:
+            raise ValueError("sentence_share and joined_share are shares of the same passages: at most 1 together.")
+        if self.variants < 1:
+            raise ValueError(f"variants must be at least 1, got {self.variants}.")
+
+
+def parse_arguments() -> tuple[QAGenArguments, Seq2SeqTrainingArguments]:
+    parser = HfArgumentParser((QAGenArguments, Seq2SeqTrainingArguments))
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        # The file's values come first, so that flags of the command line win.
+        import yaml
+
+        values = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
+        from_file = [part for key, value in values.items() for part in (f"--{key}", str(value))]
+        arguments = from_file + arguments[1:]
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]:
+    """
+    How good the pairs are that a QAGen writes about texts it has not seen.
+
+    Args:
+        model (`QAGenModel`): The model.
+        texts (`Sequence[str]`): Texts to ask about.
+
+    Returns:
+        `dict[str, float]`: `generated_pairs_per_text`; `share_parsable`, of the generated; `share_answer_is_span`, of
+        the parsable, whose answer is an exact span of the text; `share_usable`, of the generated, that are distinct
+        pairs with a case-folded answer in the text, which QUALS keeps.
+    """
+    generated = parsable = spans = usable = 0
+    for text, pairs in zip(texts, model.generate(texts), strict=True):
+        parsed = [pair for pair in pairs if pair.answer is not None]
+        selection = select_pairs(pairs, text, max_pairs=len(pairs))
+        generated += len(pairs)
+        parsable += len(parsed)
+        spans += sum(pair.answer in text for pair in parsed)
+        usable += len(selection.kept)
+    return {
+        "generated_pairs_per_text": generated / len(texts),
+        "share_parsable": parsable / generated,
+        "share_answer_is_span": spans / max(parsable, 1),
+        "share_usable": usable / generated,
+    }
+
+
+def main():
+    args, training_args = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    transformers.utils.logging.set_verbosity_info()
+    template = QATemplate(prompt=args.prompt, pair=args.pair)
+    set_seed(training_args.seed)
+
+    passages = [passage for name in args.train_data for passage in load_squad(name)]
+    train, held_out = hold_out(passages, args.held_out, training_args.seed)
+
+    name_or_path = args.model_name_or_path or str(default_base_model())
+    is_encoder_decoder = AutoConfig.from_pretrained(name_or_path).is_encoder_decoder
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    model = auto_class.from_pretrained(name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    weights_dtype = model.dtype
+    if args.lora_r:
+        lora = LoraConfig(
+            r=args.lora_r,
+            lora_alpha=args.lora_alpha or 2 * args.lora_r,
+            target_modules="all-linear",
+            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+        model.print_trainable_parameters()
+
+    def features(texts):
+        rows, counts = tokenize_passages(
+            texts,
+            tokenizer,
+            template,
+            is_encoder_decoder=is_encoder_decoder,
+            max_length=args.max_length,
+            max_pair_length=args.max_pair_length,
+        )
+        logger.info("%s", counts)
+        return rows, counts
+
+    shares = {name: getattr(args, name) for name in ("sentence_share", "joined_share", "lowercase_share")}
+    varied = [vary_lengths(train, seed=training_args.seed + variant, **shares) for variant in range(args.variants)]
+    train_features, train_counts = features([text for texts in varied for text in texts])
+    eval_features, eval_counts = features(held_out)
+
+    # The collator pads and packs by itself; nothing of a feature is an argument of the model's forward.
+    training_args.remove_unused_columns = False
+    training_args.label_names = ["labels"]
+    training_args.prediction_loss_only = True
+    trainer = QAGenTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_features,
+        eval_dataset=eval_features,
+        data_collator=DataCollatorForQAGen(tokenizer.pad_token_id, is_encoder_decoder, weights_dtype),
+        processing_class=tokenizer,
+    )
+    output_dir = Path(training_args.output_dir)
+    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
+    if last:
+        logger.info("Going on from %s", last)
+    result = trainer.train(resume_from_checkpoint=last)
+    trainer.save_model()
+    metrics = {
+        **result.metrics,
+        **trainer.evaluate(),
+        "train_data": train_counts,
+        "held_out_data": eval_counts,
+        "steps": trainer.state.global_step,
+    }
+    template.save_pretrained(output_dir)
+    if args.generate_on:
+        adapter = output_dir if args.lora_r else None
+        qagen = QAGenModel.from_pretrained(name_or_path if adapter else output_dir, adapter=adapter)
+        metrics.update(evaluate_generation(qagen, [passage.text for passage in held_out[: args.generate_on]]))
+    trainer.save_metrics("all", metrics)
+    print(json.dumps(metrics, indent=2))
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+import torch
+from conftest import TINY_TEMPLATE, tiny_model, tiny_tokenizer
+from transformers import Seq2SeqTrainingArguments
+
+from hf_quals.qagen.training import (
+    DataCollatorForQAGen,
+    Pair,
+    Passage,
+    QAGenTrainer,
+    hold_out,
+    load_squad,
+    pack_pairs,
+    tokenize_passages,
+    vary_lengths,
+)
+
+
+def squad_file(tmp_path, answers=(("Fury", 0), ("Fury of England", 0))):
+    qas = [{"question": " who  won? ", "answers": [{"text": text, "answer_start": start} for text, start in answers]}]
+    data = {"data": [{"title": "boxing", "paragraphs": [{"context": "Fury of England won.", "qas": qas}]}]}
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_squad_json_is_read_with_the_shortest_annotated_answer(tmp_path):
+    (passage,) = load_squad(squad_file(tmp_path))
+    assert passage.text == "Fury of England won."
+    assert passage.pairs == (Pair("Who won?", "Fury", 0),)
+
+
+def test_answer_that_is_not_the_span_it_claims_to_be_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"answer 'Fury' .* at character 3"):
+        load_squad(squad_file(tmp_path, answers=[("Fury", 3)]))
+
+
+def test_json_that_is_not_squad_is_refused(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"rows": []}')
+    with pytest.raises(ValueError, match="is not SQuAD JSON"):
+        load_squad(path)
+
+
+def test_hub_style_dataset_is_read_like_the_json(tmp_path):
+    from datasets import Dataset
+
+    row = {"title": "boxing", "context": "Fury of England won.", "question": "who won?"}
+    rows = [
+        row | {"answers": {"text": ["Fury"], "answer_start": [0]}},
+        row | {"answers": {"text": [], "answer_start": []}},
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train.parquet")
+    assert load_squad(tmp_path / "data") == [Passage("Fury of England won.", (Pair("Who won?", "Fury", 0),), "boxing")]
+
+
+def passages(count=40):
+    return [
+        Passage(
+            f"First {i} is here. İstanbul was second in {i}. Third came last!",
+            (
+                Pair("Which number?", f"First {i}", 0),
+                Pair("What was second?", "İstanbul", len(f"First {i} is here. ")),
+            ),
+            f"group {i // 4}",
+        )
+        for i in range(count)
+    ]
+
+
+def test_articles_are_held_out_whole():
+    train, held_out = hold_out(passages(), size=6, seed=1)
+    assert len(held_out) == 8  # two whole articles of four passages
+    assert not {p.group for p in train} & {p.group for p in held_out}
+    assert hold_out(passages(), size=6, seed=1) == (train, held_out)
+
+
+def test_holding_out_everything_is_refused():
+    with pytest.raises(ValueError, match="leaves none to train on"):
+        hold_out(passages(), size=40, seed=0)
+
+
+def test_texts_of_all_lengths_keep_every_question_and_its_answer_in_place():
+    texts = vary_lengths(passages(), seed=0, max_joined_characters=300)
+    for text in texts:
+        for pair in text.pairs:
+            assert text.text[pair.answer_start : pair.answer_start + len(pair.answer)] == pair.answer
+    assert sum(len(text.pairs) for text in texts) == sum(len(passage.pairs) for passage in passages())
+    lengths = [len(text.text) for text in texts]
+    assert min(lengths) < 30
+    assert 150 < max(lengths) <= 300
+    assert any(text.text == text.text.lower().replace("i̇", "İ") for text in texts)
+    assert texts == vary_lengths(passages(), seed=0, max_joined_characters=300)
+    assert texts != vary_lengths(passages(), seed=1, max_joined_characters=300)
+
+
+def test_packed_rows_score_every_pair_as_if_it_were_alone():
+    model = tiny_model("llama")
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    pairs = [[[11, 12, 2], [13, 2]], [[14, 15, 16, 2]]]
+    packed = pack_pairs(prompts, pairs, pad_token_id=0, pad_to_multiple_of=4)
+    loss = model(
+        **packed, logits_to_keep=torch.arange(packed["input_ids"].shape[1])[-packed["labels"].shape[1] :]
+    ).loss
+
+    total, count = 0.0, 0
+    for prompt, row in zip(prompts, pairs, strict=True):
+        for pair in row:
+            log_probs = model(torch.tensor([prompt + pair])).logits[0].log_softmax(-1)
+            total -= sum(log_probs[len(prompt) - 1 + i, token].item() for i, token in enumerate(pair))
+            count += len(pair)
+    assert loss.item() == pytest.approx(total / count, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_encoder_run_once_gives_the_loss_and_gradients_of_one_run_a_pair(family, tmp_path):
+    model = tiny_model(family)
+    features = [{"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 2], [10, 2]]}, {"input_ids": [11, 2], "pairs": [[12, 2]]}]
+    batch = DataCollatorForQAGen(0, is_encoder_decoder=True)(features)
+    trainer = QAGenTrainer(model=model, args=Seq2SeqTrainingArguments(tmp_path, report_to="none", use_cpu=True))
+    model.eval()
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    model.zero_grad()
+    total, count = 0.0, 0
+    for feature in features:
+        for pair in feature["pairs"]:
+            one = model(input_ids=torch.tensor([feature["input_ids"]]), labels=torch.tensor([pair])).loss
+            total, count = total + one * len(pair), count + len(pair)
+    (total / count).backward()
+    assert loss.item() == pytest.approx((total / count).item(), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_pairs_that_cannot_be_learned_are_left_out_and_counted():
+    long_answer = Passage("abc", (Pair("q", "a" * 20, 0), Pair("q", "b", 1)), "one")
+    long_text = Passage("a" * 50, (Pair("q", "a", 49),), "two")
+    features, counts = tokenize_passages(
+        [long_answer, long_text],
+        tiny_tokenizer("llama"),
+        TINY_TEMPLATE,
+        is_encoder_decoder=False,
+        max_length=40,
+        max_pair_length=10,
+    )
+    assert [len(feature["pairs"]) for feature in features] == [1]
+    assert counts == {"texts": 1, "pairs": 1, "pairs_too_long": 1, "pairs_of_truncated_texts": 1}
