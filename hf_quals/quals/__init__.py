@@ -1,0 +1,1 @@
+"""QUALS: a score of a summary against its document, made of QAGen's probabilities alone."""
