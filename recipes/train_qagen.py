@@ -44,7 +44,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_quals import QAGenModel
-from hf_quals.qagen.default import default_base_model
+from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
 from hf_quals.qagen.template import QATemplate
 from hf_quals.qagen.training import (
     DataCollatorForQAGen,
@@ -78,6 +78,9 @@ class QAGenArguments:
     )
     lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear layers; 0 trains all weights."})
     lora_alpha: int | None = field(default=None, metadata={"help": "Defaults to twice the rank."})
+    adapter_dtype: str | None = field(
+        default=None, metadata={"help": "Type the finished adapter is saved in (`float16` halves it); else float32."}
+    )
     max_length: int = field(default=1024, metadata={"help": "The most tokens of a text."})
     max_pair_length: int = field(default=64, metadata={"help": "The most tokens of a pair; longer ones are left out."})
     held_out: int = field(default=250, metadata={"help": "The least number of passages held out for evaluation."})
@@ -129,7 +132,7 @@ def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]
     """
     generated = parsable = spans = usable = 0
     for text, pairs in zip(texts, model.generate(texts), strict=True):
-        parsed = [pair for pair in pairs if pair.answer is not None]
+        parsed = [pair for pair in pairs if pair.is_pair]
         selection = select_pairs(pairs, text, max_pairs=len(pairs))
         generated += len(pairs)
         parsable += len(parsed)
@@ -203,7 +206,6 @@ def main():
     if last:
         logger.info("Going on from %s", last)
     result = trainer.train(resume_from_checkpoint=last)
-    trainer.save_model()
     metrics = {
         **result.metrics,
         **trainer.evaluate(),
@@ -211,6 +213,13 @@ def main():
         "held_out_data": eval_counts,
         "steps": trainer.state.global_step,
     }
+    if args.lora_r:
+        if args.model_name_or_path is None:
+            model.peft_config["default"].base_model_name_or_path = BASE_MODEL_ID
+        for parameter in model.parameters():
+            if parameter.requires_grad and args.adapter_dtype:
+                parameter.data = parameter.data.to(getattr(torch, args.adapter_dtype))
+    trainer.save_model()
     template.save_pretrained(output_dir)
     if args.generate_on:
         adapter = output_dir if args.lora_r else None

@@ -105,9 +105,7 @@ def tiny_qagen(family: str) -> QAGenModel:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
         texts = ["".join(rng.choices(string.ascii_lowercase + " ", k=10)) for _ in range(16)]
-        prompts = TINY_TEMPLATE.encode_texts(
-            tokenizer, texts, max_length=100, is_encoder_decoder=is_encoder_decoder
-        )
+        prompts = TINY_TEMPLATE.encode_texts(tokenizer, texts, max_length=100, is_encoder_decoder=is_encoder_decoder)
         pairs = [
             TINY_TEMPLATE.encode_pair(
                 tokenizer,

@@ -70,11 +70,11 @@ def test_generated_pairs_are_read_through_the_template(qagen):
     for pair in pairs:
         finished = pair.token_ids[-1] == 2
         assert len(pair.token_ids) == len(pair.log_probs)
-        assert (pair.question, pair.answer) == ((TINY_TEMPLATE.parse(pair.text) if finished else None) or (None, None))
-        if pair.answer is not None:
+        assert (pair.question, pair.answer) == ((TINY_TEMPLATE.parse(pair.text) if finished else None) or ("", ""))
+        if pair.is_pair:
             behind = qagen.tokenizer.decode(list(pair.token_ids[pair.answer_start : -1]))
             assert behind.strip() == pair.answer
-    assert any(pair.answer is not None for pair in pairs)
+    assert any(pair.is_pair for pair in pairs)
 
 
 @pytest.mark.parametrize("family", ["llama", "bart", "t5"])

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+BASE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE_MODEL_VARIABLE = "HF_QUALS_BASE_MODEL"
 ADAPTER_FOLDER = Path(__file__).parent / "default_adapter"
 
@@ -136,7 +137,5 @@ def _unpack(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
-    # A dense model needs no quantization backend when it is loaded again.
-    model.config.name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -41,21 +41,26 @@ class QAPair:
     A generated question–answer pair.
 
     Args:
-        question (`str` or `None`): The question; `None` if the generated text is no pair.
-        answer (`str` or `None`): The answer; `None` if the generated text is no pair.
+        question (`str`): The question; empty if what was generated is no pair.
+        answer (`str`): The answer; empty if what was generated is no pair.
         token_ids (`tuple[int, ...]`): The generated tokens, end-of-sequence included where it was reached.
         log_probs (`tuple[float, ...]`): log p(token | text the pair was generated from, tokens before), one a token,
             without any penalty of the decoding.
-        answer_start (`int` or `None`): Index of the first token behind the separator; `None` if there is no pair.
+        answer_start (`int`): Index of the first token behind the separator; the number of tokens if there is no pair.
         text (`str`): What was generated, as text.
     """
 
-    question: str | None
-    answer: str | None
+    question: str
+    answer: str
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
-    answer_start: int | None
+    answer_start: int
     text: str
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether exactly a question, a separator and an answer were generated, and ended in time."""
+        return bool(self.answer)
 
 
 class QAGenModel:
@@ -151,8 +156,9 @@ class QAGenModel:
             name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
         name_or_path = str(name_or_path)
 
-        config = AutoConfig.from_pretrained(name_or_path, **model_kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **model_kwargs)
+        hub_options = _hub_options(model_kwargs)
+        config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
         if template is None:
             places = [place for place in (adapter, name_or_path) if place is not None]
             template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
@@ -164,7 +170,8 @@ class QAGenModel:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        return cls(model.to(device=device, dtype=torch_dtype), tokenizer, template)
+        model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
+        return cls(model, tokenizer, template)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes weights (safetensors, adapters merged), tokenizer and template for `from_pretrained`."""
@@ -389,7 +396,8 @@ class QAGenModel:
             decoder_input_ids=torch.full((len(contexts), 1), start, device=self.device),
             past_key_values=cross,
         )
-        layers = [(layer.keys, layer.values) for layer in cross.cross_attention_cache.layers]
+        cached: list[Any] = cross.cross_attention_cache.layers
+        layers = [(layer.keys, layer.values) for layer in cached]
         results: list[list[tuple[float, ...]]] = []
         for b, (context, row) in enumerate(zip(contexts, targets, strict=True)):
             length = len(context)
@@ -444,17 +452,21 @@ class QAGenModel:
         finished = ids[-1] in eos
         special = {self.model.generation_config.bos_token_id, *eos}
         shown = [token for token in ids if token not in special]
-        text = self.tokenizer.decode(shown, clean_up_tokenization_spaces=False)
+        text = self._decode(shown)
         # A sequence that ran into max_new_tokens may have lost part of its answer.
         parsed = self.template.parse(text) if finished else None
-        question, answer = parsed or (None, None)
-        start = None if parsed is None else self._answer_start(ids)
+        question, answer = parsed or ("", "")
+        start = self._answer_start(ids) if parsed else len(ids)
         return QAPair(question, answer, tuple(ids), tuple(log_probs), start, text)
+
+    def _decode(self, ids: list[int]) -> str:
+        # Special tokens stay: `<sep>` is one in some vocabularies.
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def _answer_start(self, ids: list[int]) -> int:
         separator = self.template.separator
         for end in range(1, len(ids) + 1):
-            if separator in self.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False):
+            if separator in self._decode(ids[:end]):
                 return end
         return len(ids)
 
@@ -516,16 +528,23 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return found
 
 
+def _hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
+
+
 def _find(place: str | os.PathLike, file: str, model_kwargs: dict[str, Any]) -> str | None:
     """Path of `file` in a folder or Hub repository, `None` if that does not have it."""
     if Path(place).is_dir():
         path = Path(place, file)
         return str(path) if path.is_file() else None
-    options = {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
     return cached_file(
-        str(place), file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False, **options,
-    )  # fmt: skip
+        str(place),
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+        **_hub_options(model_kwargs),
+    )
 
 
 def _find_template(

@@ -6,6 +6,7 @@ sees the prompt and itself; encoder–decoder models run the encoder once and sh
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import os
@@ -200,7 +201,7 @@ def vary_lengths(
     while to_join:
         longest = rng.randint(max_joined_characters // 2, max_joined_characters)
         lengths = itertools.accumulate(len(passage.text) + 1 for passage in to_join)
-        size = max(1, sum(1 for _ in itertools.takewhile(lambda length, most=longest: length <= most, lengths)))
+        size = max(1, bisect.bisect_right(list(lengths), longest))
         texts.append(_join(to_join[:size]))
         to_join = to_join[size:]
     rng.shuffle(texts)

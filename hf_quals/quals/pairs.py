@@ -48,7 +48,7 @@ def select_pairs(pairs: Sequence[QAPair], summary: str, max_pairs: int = 10) -> 
     Returns:
         `PairSelection`: the kept pairs and counts.
     """
-    parsed = [pair for pair in pairs if pair.question is not None and pair.answer is not None]
+    parsed = [pair for pair in pairs if pair.is_pair]
     folded_summary = summary.casefold()
     supported = [pair for pair in parsed if pair.answer.casefold() in folded_summary]
     # Token ids break ties, so that the order of generation does not matter.

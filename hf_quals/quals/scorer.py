@@ -293,7 +293,7 @@ class QualsScorer:
         return ScoredPair(
             question=pair.question,
             answer=pair.answer,
-            tokens=tuple(self.model.tokenizer.decode([token]) for token in pair.token_ids),
+            tokens=tuple(str(self.model.tokenizer.decode([token])) for token in pair.token_ids),
             summary_log_probs=pair.log_probs,
             document_log_probs=document_log_probs,
             answer_start=pair.answer_start,

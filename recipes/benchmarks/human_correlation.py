@@ -107,7 +107,7 @@ def likelihoods(rows: list[dict]) -> list[float]:
     means = []
     for row in tqdm(rows, desc="log p(summary | document)"):
         ids = model.tokenizer(" " + row["summary"], add_special_tokens=False)["input_ids"]
-        target = QAPair(None, None, tuple(ids), (), None, row["summary"])
+        target = QAPair("", "", tuple(ids), (), len(ids), row["summary"])
         means.append(float(np.mean(model.log_probs([row["document"]], [[target]])[0][0])))
     return means
 
