@@ -1,0 +1,336 @@
+"""The `hf-quals` command."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+
+
+if TYPE_CHECKING:
+    from .quals.files import Checked, Source
+    from .quals.scorer import QualsResult, QualsScorer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_BATCHES_AT_ONCE = 4
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"hf-quals {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hf_quals(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Factual consistency of summaries: the QUALS score."""
+
+
+@app.command()
+def score(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[INPUT]",
+            help="A .jsonl, .csv or .parquet file, or a dataset (Hub id or folder).",
+            show_default=False,
+        ),
+    ] = None,
+    document: Annotated[
+        str | None,
+        typer.Option(help="Instead of INPUT: one document, or @FILE that holds it.", show_default=False),
+    ] = None,
+    summary: Annotated[
+        list[str] | None,
+        typer.Option(help="A summary of --document; may be given several times.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the scored rows of INPUT go, .jsonl or .parquet.", show_default=False),
+    ] = None,
+    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
+    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
+    pairs: Annotated[bool, typer.Option(help="Add a column with the kept pairs and their token scores.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A QAGen model: folder, Hub id, or adapter. Left out: the default model.", show_default=False
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="A PEFT adapter for --model.", show_default=False),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.", show_default=False),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together; bounds memory.")] = 8,
+    num_beams: Annotated[int, typer.Option(min=1, help="Sequences generated from a summary.")] = 60,
+    max_pairs: Annotated[int, typer.Option(min=1, help="The most pairs a score rests on.")] = 10,
+    variant: Annotated[str, typer.Option(help="How pairs become a score.")] = "quals",
+) -> None:
+    """
+    Score summaries against their documents with QUALS.
+
+    Either one document and its summaries (--document, --summary), printed with their question–answer pairs, or the
+    rows of INPUT, written to --output with their scores in new columns.
+    """
+    method: dict[str, Any] = {
+        "num_beams": num_beams,
+        "num_beam_groups": num_beams,
+        "max_pairs": max_pairs,
+        "variant": variant,
+    }
+
+    def load() -> QualsScorer:
+        from .quals.scorer import QualsScorer
+
+        try:
+            return QualsScorer.from_pretrained(model, adapter=adapter, device=device, dtype=dtype, **method)
+        except (OSError, ValueError) as error:
+            raise _refusal(str(error)) from error
+
+    if source is None:
+        if document is None or not summary:
+            raise _refusal("Pass INPUT and --output, or --document and at least one --summary.")
+        if output is not None:
+            raise _refusal("--output goes with INPUT; the scores of --document are printed.")
+        _score_texts(load, _text(document), summary, batch_size)
+        return
+    if document is not None or summary:
+        raise _refusal("Pass either INPUT or --document and --summary, not both.")
+    if output is None:
+        raise _refusal("Pass --output FILE.jsonl or FILE.parquet for the scored rows.")
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise _refusal(f"--output must end in .jsonl or .parquet, got {output}.")
+    if resume and overwrite:
+        raise _refusal("Pass either --resume or --overwrite, not both.")
+
+    from .quals.files import InputError, Source
+
+    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
+    try:
+        _score_rows(
+            load,
+            Source(source, document_column, summary_column, split),
+            output,
+            settings,
+            with_pairs=pairs,
+            resume=resume,
+            overwrite=overwrite,
+            batch_size=batch_size,
+        )
+    except InputError as error:
+        raise _refusal(str(error)) from error
+
+
+def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> None:
+    if not document.strip():
+        raise _refusal("--document is empty.")
+    for number, summary in enumerate(summaries, start=1):
+        if not summary.strip():
+            raise _refusal(f"--summary number {number} is empty.")
+    results = load().score([document] * len(summaries), summaries, batch_size=batch_size)
+    print("\n\n".join(describe(summary, result) for summary, result in zip(summaries, results, strict=True)))
+
+
+def describe(summary: str, result: QualsResult) -> str:
+    """One result as text: the score, every pair with its two scores, and the pair to blame."""
+    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
+    if not result.pairs:
+        lines[1] = (
+            f"QUALS:   none: of {result.num_generated} generated sequences {result.num_unparsable} are no pair, "
+            f"{result.num_not_in_summary} have an answer that is not in the summary"
+        )
+    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
+        if truncated:
+            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
+    if result.pairs:
+        lines.append("\n  mean log p given the")
+        lines.append("  summary  document  difference  pair")
+    for pair in result.pairs:
+        blame = "  <- to blame" if pair is result.worst_pair else ""
+        lines.append(
+            f"  {pair.summary_score:7.2f}  {pair.document_score:8.2f}  {pair.score:10.2f}  "
+            f"{pair.question} — {pair.answer}{blame}"
+        )
+    return "\n".join(lines)
+
+
+def _score_rows(
+    load, source: Source, output: Path, settings: dict[str, Any], *, with_pairs, resume, overwrite, batch_size
+) -> None:
+    from .quals.files import InputError, PartialScores, check
+
+    schema = _score_schema(with_pairs)
+    state = _distributed_state()
+    is_main = state is None or state.is_main_process
+
+    def prepare() -> tuple[PartialScores, Checked, int]:
+        """All that can go wrong before a model is loaded. Returns how many rows are scored already."""
+        if output.exists() and not overwrite:
+            raise InputError(f"{output} exists. Pass --overwrite to replace it.")
+        checked = check(source, tuple(schema.names), output)
+        header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
+        header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
+        partial = PartialScores(output, header)
+        if partial.path.exists() and not (resume or overwrite):
+            raise InputError(f"{partial.path} holds scores of an interrupted run. Pass --resume or --overwrite.")
+        if resume and partial.path.exists():
+            return partial, checked, partial.resume()
+        partial.start()
+        return partial, checked, 0
+
+    plan: dict[str, Any] = {}
+    if is_main:
+        try:
+            partial, checked, done = prepare()
+            plan = {"done": done, "num_rows": checked.num_rows}
+        except InputError as error:
+            plan = {"error": str(error)}
+    plan = _from_main(state, plan)
+    if "error" in plan:
+        raise InputError(plan["error"])
+
+    started = time.perf_counter()
+    missing = plan["num_rows"] - plan["done"]
+    if missing:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            append = partial.append if is_main else None
+            _score_missing(load(), source, append, state, plan["done"], plan["num_rows"], with_pairs, batch_size)
+        except KeyboardInterrupt:
+            raise _refusal("Stopped. Go on with the same command and --resume.", code=130) from None
+    if not is_main:
+        return
+    seconds = time.perf_counter() - started
+    statistics = partial.finish(source, checked.schema, schema)
+    print(
+        f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
+        f"{statistics.num_unscored} unscored, {statistics.num_documents_truncated} documents and "
+        f"{statistics.num_summaries_truncated} summaries truncated"
+        + (f", {seconds / missing:.2f} s a summary" if missing else "")
+    )
+
+
+def _score_missing(
+    scorer: QualsScorer, source: Source, append, state, done: int, num_rows: int, with_pairs: bool, batch_size: int
+) -> None:
+    """Scores the rows behind the first `done` ones chunk by chunk; the main process appends them to the file."""
+    from tqdm import tqdm
+
+    num_processes = state.num_processes if state else 1
+    rows = itertools.islice(source.rows(), done, None)
+    with tqdm(total=num_rows, initial=done, desc="QUALS", unit=" summaries", disable=append is None) as progress:
+        while chunk := list(itertools.islice(rows, _BATCHES_AT_ONCE * batch_size * num_processes)):
+            texts = [source.texts(row) for _, row in chunk]
+            scores = _score_chunk(scorer, texts, state, with_pairs, batch_size)
+            if append is not None:
+                append(scores)
+            progress.update(len(chunk))
+
+
+def _score_chunk(scorer: QualsScorer, texts, state, with_pairs: bool, batch_size: int) -> list[dict[str, Any]]:
+    """Scores of all rows of a chunk, each process computing its part."""
+
+    def score_part(part) -> list[dict[str, Any]]:
+        results = scorer.score([text[0] for text in part], [text[1] for text in part], batch_size=batch_size)
+        return [_columns(result, with_pairs) for result in results]
+
+    if state is None:
+        return score_part(texts)
+    from accelerate.utils import gather_object
+
+    with state.split_between_processes(texts) as part:
+        return gather_object(score_part(part))
+
+
+def _columns(result: QualsResult, with_pairs: bool) -> dict[str, Any]:
+    fields = result.to_dict()
+    columns = {
+        "quals": fields["score"],
+        "quals_num_pairs": fields["num_pairs"],
+        "quals_document_truncated": fields["document_truncated"],
+        "quals_summary_truncated": fields["summary_truncated"],
+    }
+    if with_pairs:
+        columns["quals_pairs"] = fields["pairs"]
+    return columns
+
+
+def _score_schema(with_pairs: bool):
+    import pyarrow as pa
+
+    fields = [
+        ("quals", pa.float64()),
+        ("quals_num_pairs", pa.int64()),
+        ("quals_document_truncated", pa.bool_()),
+        ("quals_summary_truncated", pa.bool_()),
+    ]
+    if with_pairs:
+        numbers = pa.list_(pa.float64())
+        pair = [("question", pa.string()), ("answer", pa.string()), ("score", pa.float64())]
+        pair += [("summary_score", pa.float64()), ("document_score", pa.float64()), ("tokens", pa.list_(pa.string()))]
+        pair += [("summary_log_probs", numbers), ("document_log_probs", numbers), ("answer_start", pa.int64())]
+        fields.append(("quals_pairs", pa.list_(pa.struct(pair))))
+    return pa.schema(fields)
+
+
+def _distributed_state():
+    """The processes of `accelerate launch`, `None` without them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    from accelerate import PartialState
+
+    return PartialState()
+
+
+def _from_main(state, value):
+    if state is None:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def _text(value: str) -> str:
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refusal(f"--document {value}: {error}") from error
+
+
+def _refusal(message: str, code: int = 2) -> typer.Exit:
+    """Says on standard error, once for all processes, what is wrong."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"Error: {message}", file=sys.stderr)
+    return typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of `hf-quals`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
