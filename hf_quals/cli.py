@@ -186,15 +186,16 @@ def _score_rows(
 
     def prepare() -> tuple[PartialScores, Checked, int]:
         """All that can go wrong before a model is loaded. Returns how many rows are scored already."""
-        if output.exists() and not overwrite:
-            raise InputError(f"{output} exists. Pass --overwrite to replace it.")
         checked = check(source, tuple(schema.names), output)
         header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
         header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
         partial = PartialScores(output, header)
-        if partial.path.exists() and not (resume or overwrite):
+        interrupted = partial.path.exists()
+        if interrupted and not (resume or overwrite):
             raise InputError(f"{partial.path} holds scores of an interrupted run. Pass --resume or --overwrite.")
-        if resume and partial.path.exists():
+        if output.exists() and not overwrite and not (resume and interrupted):
+            raise InputError(f"{output} exists, and no run was interrupted. Pass --overwrite to replace it.")
+        if resume and interrupted:
             return partial, checked, partial.resume()
         partial.start()
         return partial, checked, 0

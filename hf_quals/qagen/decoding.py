@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # infinity, is what makes one group equal to Transformers in every corner.
 _NOT_A_CANDIDATE = -1.0e9
 
-# Leave the batch when this share of its rows has ended: selecting rows copies the whole cache.
-_ENDED_SHARE = 0.1
+# The batch shrinks to multiples of this many rows: selecting rows copies the whole cache, and on CPUs every new number
+# of rows has its matrix products compiled anew and kept.
+_ROWS_MULTIPLE = 32
 
 # Processors that treat every row alike, whatever row it is, and do not write in place. All others (the user's, those
 # that count rows to find the text a beam belongs to) are shown `batch_size * num_beams` rows at every step, as beam
@@ -477,10 +478,13 @@ class _OneBeamGroups(_Groups):
         beams.scores[ended] /= (step + 1) ** self.config.length_penalty
         self.running[ended] = False
 
-        num_running = int(self.running.sum())
-        if num_running == 0 or len(self.rows) - num_running < _ENDED_SHARE * len(self.rows):
+        still_running = self.running[self.rows]
+        num_running = int(still_running.sum())
+        num_kept = -(-num_running // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        if num_running == 0 or num_kept >= len(self.rows):
             return num_running == 0, None
-        kept = self.running[self.rows].nonzero().squeeze(-1)
+        # all that run, filled up with some that have ended
+        kept = still_running.argsort(descending=True, stable=True)[:num_kept].sort().values
         self.rows = self.rows[kept]
         return False, kept
 

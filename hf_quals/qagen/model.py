@@ -343,7 +343,7 @@ class QAGenModel:
             )
         results: list[list[tuple[float, ...]]] = [[] for _ in contexts]
         for chunk in _chunks(segments, _CHUNK_TOKENS):
-            width = max(sum(len(segment) for segment in row) for row in chunk)
+            width = _padded_width(max(sum(len(segment) for segment in row) for row in chunk))
             input_ids = torch.full((len(chunk), width), self._pad_token_id)
             position_ids = torch.zeros((len(chunk), width), dtype=torch.long)
             block = torch.zeros((len(chunk), width), dtype=torch.long)
@@ -432,17 +432,15 @@ class QAGenModel:
         return [next(fresh) if isinstance(text, str) else text for text in texts]
 
     def _pad(self, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both of shape `(sequences, longest)`."""
-        padded = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(sequence, dtype=torch.long) for sequence in sequences],
-            batch_first=True,
-            padding_value=self._pad_token_id,
-            padding_side="left" if left else "right",
-        )
-        lengths = torch.tensor([len(sequence) for sequence in sequences])[:, None]
-        columns = torch.arange(padded.shape[1])[None]
-        mask = columns >= padded.shape[1] - lengths if left else columns < lengths
-        return padded.to(self.device), mask.long().to(self.device)
+        """Token ids and attention mask, both of shape `(sequences, padded width)`."""
+        width = _padded_width(max(len(sequence) for sequence in sequences))
+        padded = torch.full((len(sequences), width), self._pad_token_id)
+        mask = torch.zeros((len(sequences), width), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            columns = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+            padded[row, columns] = torch.tensor(sequence, dtype=torch.long)
+            mask[row, columns] = 1
+        return padded.to(self.device), mask.to(self.device)
 
     def _read(self, ids: list[int], log_probs: list[float]) -> QAPair:
         """One generated row, up to its end-of-sequence, as a pair."""
@@ -469,6 +467,11 @@ class QAGenModel:
             if separator in self._decode(ids[:end]):
                 return end
         return len(ids)
+
+
+def _padded_width(longest: int) -> int:
+    """The next multiple of 16: on CPUs every new shape has its matrix products compiled anew and kept in memory."""
+    return -(-longest // 16) * 16
 
 
 def _token_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

