@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_qagen
 
 from hf_quals import QualsScorer, ScoredPair
-from hf_quals.quals.scorer import quals
+from hf_quals.quals.scorer import log_ratio, quals
 
 
 DOCUMENTS = [
@@ -28,8 +28,22 @@ def test_score_is_the_mean_over_pairs_of_the_difference_of_mean_log_probs():
     assert quals([first, second]) == pytest.approx((-2.0 - 0.5) / 2)
 
 
+def test_log_ratio_sums_over_the_tokens_of_a_pair():
+    first = ScoredPair("q", "a", ("t", "u"), (-1.0, -3.0), (-2.0, -6.0), 1)
+    second = ScoredPair("q", "b", ("t",), (-1.0,), (-1.5,), 0)
+    assert log_ratio([first, second]) == pytest.approx((-4.0 - 0.5) / 2)
+
+
 def test_without_a_pair_there_is_no_score():
     assert math.isnan(quals([]))
+    assert math.isnan(log_ratio([]))
+
+
+def test_variant_changes_the_score_and_not_the_pairs(scorer):
+    other = QualsScorer(scorer.model, variant="log_ratio")
+    for published, summed in zip(scorer.score(DOCUMENTS, SUMMARIES), other.score(DOCUMENTS, SUMMARIES), strict=True):
+        assert summed.pairs == published.pairs
+        assert summed.score == pytest.approx(log_ratio(published.pairs), nan_ok=True)
 
 
 def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):
@@ -129,7 +143,7 @@ def test_bad_rows_are_named(scorer, documents, summaries, message):
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
         ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
-        ({"variant": "magic"}, "variant must be one of quals"),
+        ({"variant": "magic"}, "variant must be one of quals, log_ratio"),
     ],
 )
 def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(numbers, message):
