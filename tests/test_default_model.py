@@ -26,13 +26,15 @@ def scores(scorer, *summaries):
     return [result.score for result in scorer.score([DOCUMENT] * len(summaries), list(summaries))]
 
 
-def test_the_wrong_boxer_scores_below_the_right_one_and_is_to_blame(scorer):
+def test_the_wrong_boxer_scores_below_the_right_one_and_so_does_the_pair_about_him(scorer):
     right, wrong = scorer.score(
         [DOCUMENT] * 2,
         ["Lewis says that Klitschko has a chink in his armour.", "Lewis says that Joshua has a chink in his armour."],
     )
     assert right.score > wrong.score + 0.2
-    assert wrong.worst_pair.answer == "Joshua"
+    about_klitschko = max(pair.score for pair in right.pairs if pair.answer == "Klitschko")
+    about_joshua = max(pair.score for pair in wrong.pairs if pair.answer == "Joshua")
+    assert about_klitschko > about_joshua + 0.5
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_text_in_another_script_is_scored_or_says_why_not(scorer):
 
 
 def test_results_do_not_depend_on_batch_size_or_order_in_float32():
-    scorer = QualsScorer.from_pretrained(dtype="float32", max_new_tokens=30)
+    scorer = QualsScorer.from_pretrained(dtype="float32", num_beams=12, num_beam_groups=12)
     documents = [DOCUMENT, DOCUMENT[:200], DOCUMENT]
     summaries = [
         "Joshua is 27.",
