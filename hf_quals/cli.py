@@ -126,6 +126,7 @@ def score(
 
     from .quals.files import InputError, Source
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
     try:
         _score_rows(
@@ -136,10 +137,13 @@ def score(
             with_pairs=pairs,
             resume=resume,
             overwrite=overwrite,
+            device=device,
             batch_size=batch_size,
         )
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise _refusal(str(error)) from error
+    except KeyboardInterrupt:
+        raise _refusal("Stopped. Go on with the same command and --resume.", code=130) from None
 
 
 def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> None:
@@ -149,20 +153,16 @@ def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> 
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
     results = load().score([document] * len(summaries), summaries, batch_size=batch_size)
-    print("\n\n".join(describe(summary, result) for summary, result in zip(summaries, results, strict=True)))
+    if sys.stdout.isatty():
+        for summary, result in zip(summaries, results, strict=True):
+            _print_table(summary, result)
+    else:
+        print("\n\n".join(describe(summary, result) for summary, result in zip(summaries, results, strict=True)))
 
 
 def describe(summary: str, result: QualsResult) -> str:
     """One result as text: the score, every pair with its two scores, and the pair to blame."""
-    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
-    if not result.pairs:
-        lines[1] = (
-            f"QUALS:   none: of {result.num_generated} generated sequences {result.num_unparsable} are no pair, "
-            f"{result.num_not_in_summary} have an answer that is not in the summary"
-        )
-    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
-        if truncated:
-            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
+    lines = _heading(summary, result)
     if result.pairs:
         lines.append("\n  mean log p given the")
         lines.append("  summary  document  difference  pair")
@@ -175,17 +175,50 @@ def describe(summary: str, result: QualsResult) -> str:
     return "\n".join(lines)
 
 
+def _print_table(summary: str, result: QualsResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("question", "answer", caption="mean log p of a pair given the summary and given the document")
+    for name in ("summary", "document", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in result.pairs:
+        blamed = pair is result.worst_pair
+        scores = (f"{value:.2f}" for value in (pair.summary_score, pair.document_score, pair.score))
+        answer = f"{pair.answer}\n<- to blame" if blamed else pair.answer
+        # Text: what a model wrote is no markup of rich.
+        table.add_row(Text(pair.question), Text(answer), *scores, style="bold red" if blamed else None)
+    print("\n".join(_heading(summary, result)))
+    if result.pairs:
+        Console().print(table)
+    print()
+
+
+def _heading(summary: str, result: QualsResult) -> list[str]:
+    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
+    if not result.pairs:
+        lines[1] = (
+            f"QUALS:   none: of {result.num_generated} generated sequences {result.num_unparsable} are no pair, "
+            f"{result.num_not_in_summary} have an answer that is not in the summary"
+        )
+    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
+        if truncated:
+            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
+    return lines
+
+
 def _score_rows(
-    load, source: Source, output: Path, settings: dict[str, Any], *, with_pairs, resume, overwrite, batch_size
+    load, source: Source, output: Path, settings: dict[str, Any], *, with_pairs, resume, overwrite, device, batch_size
 ) -> None:
     from .quals.files import InputError, PartialScores, check
 
     schema = _score_schema(with_pairs)
-    state = _distributed_state()
+    state = _distributed_state(device)
     is_main = state is None or state.is_main_process
 
-    def prepare() -> tuple[PartialScores, Checked, int]:
-        """All that can go wrong before a model is loaded. Returns how many rows are scored already."""
+    def prepare() -> tuple[PartialScores, Checked, int | None]:
+        """All that can go wrong before a model is loaded. Returns how many rows are scored; `None`: begin anew."""
         checked = check(source, tuple(schema.names), output)
         header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
         header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
@@ -195,40 +228,43 @@ def _score_rows(
             raise InputError(f"{partial.path} holds scores of an interrupted run. Pass --resume or --overwrite.")
         if output.exists() and not overwrite and not (resume and interrupted):
             raise InputError(f"{output} exists, and no run was interrupted. Pass --overwrite to replace it.")
+        if not os.access(output.parent, os.W_OK):
+            raise InputError(f"{output}: the folder {output.parent} does not exist or cannot be written to.")
         if resume and interrupted:
             return partial, checked, partial.resume()
-        partial.start()
-        return partial, checked, 0
+        return partial, checked, None
 
     plan: dict[str, Any] = {}
     if is_main:
         try:
             partial, checked, done = prepare()
-            plan = {"done": done, "num_rows": checked.num_rows}
-        except InputError as error:
+            plan = {"done": done or 0, "num_rows": checked.num_rows}
+        except (InputError, OSError) as error:
             plan = {"error": str(error)}
     plan = _from_main(state, plan)
     if "error" in plan:
         raise InputError(plan["error"])
 
-    started = time.perf_counter()
+    seconds = 0.0
     missing = plan["num_rows"] - plan["done"]
     if missing:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            append = partial.append if is_main else None
-            _score_missing(load(), source, append, state, plan["done"], plan["num_rows"], with_pairs, batch_size)
-        except KeyboardInterrupt:
-            raise _refusal("Stopped. Go on with the same command and --resume.", code=130) from None
+        scorer = load()
+        if is_main and done is None:
+            # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
+            partial.start()
+        append = partial.append if is_main else None
+        started = time.perf_counter()
+        _score_missing(scorer, source, append, state, plan["done"], plan["num_rows"], with_pairs, batch_size)
+        seconds = time.perf_counter() - started
     if not is_main:
         return
-    seconds = time.perf_counter() - started
-    statistics = partial.finish(source, checked.schema, schema)
+    statistics = partial.finish(source, checked, schema)
     print(
         f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
         f"{statistics.num_unscored} unscored, {statistics.num_documents_truncated} documents and "
         f"{statistics.num_summaries_truncated} summaries truncated"
         + (f", {seconds / missing:.2f} s a summary" if missing else "")
+        + (f" on {state.num_processes} processes" if state else "")
     )
 
 
@@ -260,8 +296,9 @@ def _score_chunk(scorer: QualsScorer, texts, state, with_pairs: bool, batch_size
         return score_part(texts)
     from accelerate.utils import gather_object
 
-    with state.split_between_processes(texts) as part:
-        return gather_object(score_part(part))
+    # Not split_between_processes: that of accelerate 1.10 repeats the last row where rows are fewer than processes.
+    first, last = (len(texts) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1))
+    return gather_object(score_part(texts[first:last]))
 
 
 def _columns(result: QualsResult, with_pairs: bool) -> dict[str, Any]:
@@ -295,13 +332,17 @@ def _score_schema(with_pairs: bool):
     return pa.schema(fields)
 
 
-def _distributed_state():
-    """The processes of `accelerate launch`, `None` without them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+def _distributed_state(device: str | None):
+    """The processes of `accelerate launch`, `torchrun` or `mpirun`; `None` without them."""
+    sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    if all(int(os.environ.get(name, "1")) < 2 for name in sizes):
         return None
+    import torch
     from accelerate import PartialState
 
-    return PartialState()
+    # On CPUs PartialState finds one process unless it is told so, and each would take itself for the main one.
+    use_cpu = device == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
 
 
 def _from_main(state, value):

@@ -1,6 +1,8 @@
+import contextlib
 import csv
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -16,6 +18,9 @@ from hf_quals.quals.files import InputError, Source, check
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 COMMAND = [sys.executable, "-m", "hf_quals.cli", "score"]
+# Without mpirun, `accelerate launch --cpu --num_processes 2` starts one process. --multi_gpu starts two, of any kind.
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+TWO_PROCESSES = [sys.executable, *LAUNCH, "-m", "hf_quals.cli", "score"]
 
 
 def run(*arguments, command=COMMAND):
@@ -115,24 +120,69 @@ def test_terminated_run_says_how_to_go_on(tmp_path, tiny_causal_folder):
     assert "--resume" in error
 
 
-def test_two_processes_give_the_rows_of_one_in_order(scored, tmp_path, tiny_causal_folder):
-    source, expected, _ = scored
-    output = tmp_path / "out.jsonl"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m"]
-    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 3, "--pairs"]
-    result = run(*arguments, command=[*launch, "hf_quals.cli", "score"])
-    assert result.returncode == 0, result.stderr
-    for row, same in zip(read_jsonl(output), read_jsonl(expected), strict=True):
+def assert_same_rows(path, expected):
+    for row, same in zip(read_jsonl(path), expected, strict=True):
         assert row["id"] == same["id"]
         assert row["quals"] == (None if same["quals"] is None else pytest.approx(same["quals"], abs=1e-4))
 
 
+@pytest.mark.parametrize("count", [40, 1])
+def test_two_processes_give_the_rows_of_one_in_order(scored, tmp_path, tiny_causal_folder, count):
+    expected = read_jsonl(scored[1])[:count]
+    source, output = write_jsonl(tmp_path / "in.jsonl", rows(40)[:count]), tmp_path / "out.jsonl"
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 3, "--device", "cpu"]
+    result = run(*arguments, command=TWO_PROCESSES)
+    assert result.returncode == 0, result.stderr
+    assert "on 2 processes" in result.stdout
+    assert result.stdout.count(f"{count} summaries") == 1
+    assert_same_rows(output, expected)
+
+
+def test_two_killed_processes_go_on_as_one(scored, tmp_path, tiny_causal_folder):
+    source, expected, _ = scored
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.jsonl"
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 1, "--device", "cpu"]
+    process = subprocess.Popen(
+        [*TWO_PROCESSES, *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not (partial.exists() and partial.read_bytes().count(b"\n") >= 9):
+        assert process.poll() is None
+        time.sleep(0.005)
+    kill_session(process)
+    assert not output.exists()
+    before = partial.read_bytes().count(b"\n") - 1
+    resumed = run(*arguments, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert 8 <= before < 40
+    assert_same_rows(output, read_jsonl(expected))
+
+
+def kill_session(leader):
+    """SIGKILL for a process and all that it started, of which the launcher makes sessions of their own."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parent_of = dict(tuple(map(int, line.split())) for line in listed.splitlines())
+    family = {leader.pid}
+    while more := {pid for pid, parent in parent_of.items() if parent in family} - family:
+        family |= more
+    for pid in family:
+        os.kill(pid, signal.SIGKILL)
+    leader.wait()
+
+
 def test_bad_input_stops_all_processes_with_one_message(tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "-m"]
-    source = write_jsonl(tmp_path / "in.jsonl", [{"document": "a"}])
-    result = run(source, "--output", tmp_path / "out.jsonl", command=[*launch, "hf_quals.cli", "score"])
-    assert result.returncode != 0
-    assert result.stderr.count("line 1: no column 'summary'") == 1
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"document": "a"}])
+    good = write_jsonl(tmp_path / "good.jsonl", rows(1))
+    for source, output, message in [
+        (bad, tmp_path / "out.jsonl", "line 1: no column 'summary'"),
+        (good, tmp_path / "no-such-folder" / "out.jsonl", "no-such-folder does not exist"),
+    ]:
+        result = run(source, "--output", output, "--device", "cpu", command=TWO_PROCESSES)
+        assert result.returncode != 0
+        assert result.stderr.count(message) == 1
 
 
 def peak_memory(tmp_path, count, model):
@@ -187,6 +237,29 @@ def test_one_document_and_its_summaries_are_printed_with_their_pairs_and_the_one
     assert second.startswith("q\n")
 
 
+def test_terminal_gets_a_table_that_keeps_every_question_whole(tiny_causal_folder):
+    arguments = ["--document", "abcdefgh abcdefgh", "--summary", "xyz abcdefgh", "--model", tiny_causal_folder]
+    plain = run(*arguments).stdout
+    pair = next(line for line in plain.splitlines() if line.endswith("<- to blame"))
+    question = pair.split()[3]
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "80"},
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    assert process.wait() == 0
+    assert "━" in shown.decode()
+    assert question in shown.decode()
+    assert shown.decode().count("<- to blame") == 1
+
+
 def test_document_is_read_from_a_file(tmp_path, tiny_causal_folder):
     (tmp_path / "document.txt").write_text("abcdefgh")
     result = run("--document", f"@{tmp_path / 'document.txt'}", "--summary", "abcdefgh", "--model", tiny_causal_folder)
@@ -196,7 +269,7 @@ def test_document_is_read_from_a_file(tmp_path, tiny_causal_folder):
 
 BAD_FILES = {
     "no-such.jsonl": (None, "no such file"),
-    "ending.txt": (b"hello", "expected a file that ends in .jsonl, .csv, .parquet"),
+    "ending.txt": (b"hello", "expected a file that ends in .jsonl, .json, .csv, .parquet"),
     "empty.jsonl": (b"", "empty.jsonl: no rows"),
     "json.jsonl": (b'{"document": "a", "summary": "b"}\n\n{"document": ', "json.jsonl, line 3: invalid JSON"),
     "list.jsonl": (b"[1, 2]\n", "list.jsonl, line 1: expected a JSON object, got list"),
@@ -207,6 +280,14 @@ BAD_FILES = {
     "utf8.jsonl": (b'{"document": "\xff"}', "utf8.jsonl, line 1: not UTF-8"),
     "cells.csv": (b"document,summary\na,b\nc\n", "cells.csv, line 3: 1 cells, but the header has 2"),
     "quoted.csv": (b'document,summary\n"a\nb",c\nd,""\n', "quoted.csv, line 4: column 'summary' is empty"),
+    "surrogate.jsonl": (
+        b'{"document": "a", "summary": "\\ud800"}',
+        "surrogate.jsonl, line 1: column 'summary' holds half of a surrogate pair",
+    ),
+    "deep.jsonl": (b'{"document": ' + b"[" * 100_000, "deep.jsonl, line 1: JSON that cannot be read"),
+    "digits.jsonl": (b'{"document": ' + b"1" * 5000 + b"}", "digits.jsonl, line 1: JSON that cannot be read"),
+    "array.json": (b'[\n{"document": "a", "summary": "b"}\n]', "array.json, line 1: invalid JSON"),
+    "unclosed.csv": (b'document,summary\na,b\n"c,d\n', "unclosed.csv, line 3: unexpected end of data"),
     "twice.csv": (b"document,document\n", "twice.csv, line 1: two columns have the same name"),
     "broken.parquet": (b"PAR0", "broken.parquet: not a Parquet file"),
 }
@@ -263,6 +344,19 @@ def test_impossible_model_or_device_is_a_message_and_no_traceback(tmp_path, tiny
         assert result.returncode == 2
         assert message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_model_that_cannot_be_loaded_leaves_nothing_behind(scored, tmp_path, tiny_causal_folder):
+    arguments = [scored[0], "--output", tmp_path / "out.jsonl"]
+    assert run(*arguments, "--model", tmp_path / "mistyped").returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_that_cannot_be_is_refused_before_a_model_is_loaded(scored, tmp_path):
+    result = run(scored[0], "--output", tmp_path / "no-such-folder" / "out.jsonl", "--model", "no-such-model")
+    assert result.returncode == 2
+    assert "no-such-folder does not exist" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_finished_output_is_not_overwritten_unasked(scored, tiny_causal_folder):

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-FORMATS = (".jsonl", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 _ROWS_AT_ONCE = 256
 
 Row = dict[str, Any]
@@ -39,7 +39,8 @@ class Source:
     Where documents and summaries come from.
 
     Args:
-        path (`str`): A `.jsonl`, `.csv` or `.parquet` file, or a dataset folder or Hub id for `load_dataset`.
+        path (`str`): A `.jsonl` (or `.json`, of lines), `.csv` or `.parquet` file, or a dataset folder or Hub id for
+            `load_dataset`.
         document_column (`str`): The column of documents.
         summary_column (`str`): The column of summaries.
         split (`str`): The split of a dataset; files have none.
@@ -51,12 +52,12 @@ class Source:
     split: str = "train"
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yields where a row stands (`"file.csv, line 3"`) and the row; blank lines of JSON lines are no rows."""
+        """Yields where a row stands (`"file.csv, line 3"`) and the row; blank lines are no rows."""
         suffix = Path(self.path).suffix
         if suffix in FORMATS:
             if not Path(self.path).is_file():
                 raise InputError(f"{self.path}: no such file.")
-            return {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[suffix](self.path)
+            return {".csv": _csv_rows, ".parquet": _parquet_rows}.get(suffix, _jsonl_rows)(self.path)
         if Path(self.path).is_file():
             raise InputError(f"{self.path}: expected a file that ends in {', '.join(FORMATS)}.")
         return _dataset_rows(self.path, self.split)
@@ -67,41 +68,40 @@ class Source:
 
 
 def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
-            text = _decoded(line, place).removeprefix("\ufeff")
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{place}: invalid JSON: {error.msg} at character {error.pos + 1}.") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{place}: expected a JSON object, got {type(row).__name__}.")
-            yield place, row
+    for place, text in _lines(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{place}: invalid JSON: {error.msg} at character {error.pos + 1}.") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+            raise InputError(f"{place}: JSON that cannot be read: {error}.") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: expected a JSON object, got {type(row).__name__}.")
+        yield place, row
 
 
 def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(sys.maxsize)
-    with open(path, "rb") as file:
-        lines = (_decoded(line, f"{path}, line {number}") for number, line in enumerate(file, start=1))
-        reader = csv.reader(lines, strict=True)
-        start = 1
-        try:
-            header = [name.removeprefix("\ufeff") for name in next(reader, [])]
-            if len(set(header)) < len(header):
-                raise InputError(f"{path}, line 1: two columns have the same name: {', '.join(header)}.")
-            while True:
-                start = reader.line_num + 1
-                cells = next(reader, None)
-                if cells is None:
-                    return
-                if len(cells) != len(header):
-                    raise InputError(f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}.")
-                yield f"{path}, line {start}", dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise InputError(f"{path}, line {start}: {error}.") from error
+    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    start = 1
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise InputError(f"{path}, line 1: two columns have the same name: {', '.join(header)}.")
+        while True:
+            start = reader.line_num + 1
+            cells = next(reader, None)
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise InputError(f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)}.")
+            yield f"{path}, line {start}", dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {start}: {error}.") from error
 
 
 def _parquet_rows(path: str) -> Iterator[tuple[str, Row]]:
@@ -120,18 +120,29 @@ def _dataset_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(path, split=split, streaming=True)
-    except Exception as error:  # what load_dataset raises depends on the dataset's builder
+        dataset = iter(load_dataset(path, split=split, streaming=True))
+    except Exception as error:  # what a dataset raises depends on its builder, here and below
         raise InputError(f"{path}: neither a file nor a dataset that can be loaded: {error}") from error
-    for number, row in enumerate(dataset, start=1):
-        yield f"{path} ({split}), row {number}", row
+    for number in itertools.count(1):
+        place = f"{path} ({split}), row {number}"
+        try:
+            row = next(dataset, None)
+        except Exception as error:
+            raise InputError(f"{place}: cannot be read: {error}") from error
+        if row is None:
+            return
+        yield place, row
 
 
-def _decoded(line: bytes, place: str) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}.") from error
+def _lines(path: str) -> Iterator[tuple[str, str]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"{place}: not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}.") from error
+            yield place, text.removeprefix("\ufeff") if number == 1 else text
 
 
 @dataclass(frozen=True)
@@ -154,28 +165,36 @@ def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Check
 
     Raises:
         [`InputError`]: if there are no rows, or for the first row that lacks a column, has an empty text or one that
-            is not a string, has a column named like one of the output, or cannot be written.
+            is not a string, has a column named like one of the output, or cannot be written; or if the output would
+            replace the input.
     """
+    place = Path(source.path).resolve()
+    if output.resolve() == place or (place.is_dir() and place in output.resolve().parents):
+        raise InputError(f"{output} would become a part of the input {source.path}. Name another --output.")
+    to_parquet = output.suffix == ".parquet"
     digest = hashlib.sha256()
     schema: pa.Schema | None = None
     num_rows = 0
     rows = source.rows()
     while block := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-        for place, row in block:
-            _check_row(source, place, row, score_columns)
-            digest.update(_json(row, place).encode() + b"\n")
+        for where, row in block:
+            _check_row(source, where, row, score_columns)
+            digest.update(_fingerprint(row, where))
+            if not to_parquet:
+                _json(row, where)
         num_rows += len(block)
-        if output.suffix == ".parquet" and Path(source.path).suffix != ".parquet":
+        if to_parquet and Path(source.path).suffix != ".parquet":
             try:
-                found = pa.Table.from_pylist([row for _, row in block]).schema
+                found = _inferred_schema([row for _, row in block])
                 schema = found if schema is None else pa.unify_schemas([schema, found], promote_options="permissive")
-            except pa.ArrowException as error:
+                pq.ParquetWriter(pa.BufferOutputStream(), schema).close()
+            except (pa.ArrowException, OverflowError) as error:
                 raise InputError(
-                    f"{source.path}: columns of mixed types do not fit into Parquet ({error}). Write JSON lines."
+                    f"{source.path}: rows that do not fit into Parquet: {error}. Write .jsonl."
                 ) from error
     if not num_rows:
         raise InputError(f"{source.path}: no rows.")
-    if output.suffix == ".parquet" and schema is None:
+    if to_parquet and schema is None:
         schema = pq.read_schema(source.path).remove_metadata()
     return Checked(num_rows, digest.hexdigest(), schema)
 
@@ -191,6 +210,27 @@ def _check_row(source: Source, place: str, row: Row, score_columns: tuple[str, .
     for column in score_columns:
         if column in row:
             raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
+
+
+def _inferred_schema(rows: list[Row]) -> pa.Schema:
+    # Arrow looks for columns in the first row only.
+    columns: Row = {name: None for row in rows for name in row}
+    return pa.Table.from_pylist([columns | row for row in rows]).schema
+
+
+def _fingerprint(row: Row, place: str) -> bytes:
+    """What tells a row from others, whatever its columns hold."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=repr).encode() + b"\n"
+    except UnicodeEncodeError as error:
+        column = next(name for name in row if _has_surrogate(name) or _has_surrogate(row[name]))
+        raise InputError(
+            f"{place}: column {column!r} holds half of a surrogate pair, which is no character."
+        ) from error
+
+
+def _has_surrogate(value: Any) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in json.dumps(value, ensure_ascii=False, default=repr))
 
 
 def _json(row: Row, place: str) -> str:
@@ -291,18 +331,42 @@ class PartialScores:
             next(file)
             yield from map(json.loads, file)
 
-    def finish(self, source: Source, schema: pa.Schema | None, score_schema: pa.Schema) -> Statistics:
-        """Joins input rows and scores into the output, removes itself, and returns the statistics of all rows."""
+    def finish(self, source: Source, checked: Checked, score_schema: pa.Schema) -> Statistics:
+        """
+        Joins input rows and scores into the output, removes itself, and returns the statistics of all rows.
+
+        Raises:
+            [`InputError`]: if the input is no longer what was checked, or cannot be written; the scores stay.
+        """
         statistics = Statistics()
+        changed = InputError(
+            f"{source.path} changed while it was scored. Pass --overwrite to begin anew; the scores of the rows that "
+            f"were are in {self.path}."
+        )
 
         def joined() -> Iterator[tuple[str, Row]]:
-            for (place, row), scores in zip(source.rows(), self.rows(), strict=True):
+            digest = hashlib.sha256()
+            for placed, scores in itertools.zip_longest(source.rows(), self.rows()):
+                if placed is None or scores is None:
+                    raise changed
+                place, row = placed
+                digest.update(_fingerprint(row, place))
                 statistics.add(scores)
                 yield place, {**row, **scores}
+            if digest.hexdigest() != checked.sha256:
+                raise changed
 
         temporary = self.output.with_name(self.output.name + ".tmp")
         write: Callable[..., None] = _write_parquet if self.output.suffix == ".parquet" else _write_jsonl
-        write(temporary, joined(), None if schema is None else pa.schema([*schema, *score_schema]))
+        schema = None if checked.schema is None else pa.schema([*checked.schema, *score_schema])
+        try:
+            write(temporary, joined(), schema)
+        except (pa.ArrowException, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"{self.output} cannot be written: {error}. Its scores are in {self.path}.") from error
+        except InputError:
+            temporary.unlink(missing_ok=True)
+            raise
         os.replace(temporary, self.output)
         self.path.unlink()
         return statistics
@@ -319,6 +383,8 @@ def _write_parquet(path: Path, rows: Iterator[tuple[str, Row]], schema: pa.Schem
     with pq.ParquetWriter(path, schema) as writer:
         while block := [row for _, row in itertools.islice(rows, _ROWS_AT_ONCE)]:
             writer.write_table(pa.Table.from_pylist(block, schema=schema))
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _write_through(file, text: str) -> None:
