@@ -131,8 +131,8 @@ def log_ratio(pairs: Sequence[ScoredPair]) -> float:
     The mean over pairs of log p(pair | document) - log p(pair | summary), the log-ratio of whole pairs.
 
     Unlike [`quals`] the tokens of a pair are summed and not averaged, so that one wrong name weighs as much in a long
-    question as in a short one. With `max_pairs=20` it agrees better with people than the published form
-    (`docs/quality.md`).
+    question as in a short one. With `max_pairs=20` it agrees better with people than the published form on CNN/DM's
+    summaries of several sentences, and worse on XSum's single ones (`docs/quality.md`).
 
     Args:
         pairs (`Sequence[ScoredPair]`): The kept pairs of one summary.

@@ -152,7 +152,9 @@ def main():
         likelihood = output_dir / f"{Path(path).stem}-likelihood.json"
         if not likelihood.exists():
             likelihood.write_text(json.dumps(likelihoods(rows)))
-        scores["mean log p(summary | document), same base model"] = json.loads(likelihood.read_text())[: len(rows)]
+        scores["mean log p of the summary given the document, same base model"] = json.loads(likelihood.read_text())[
+            : len(rows)
+        ]
         for method, values in scores.items():
             pearson, spearman, unscored = correlations(values, human)
             table.setdefault(method, []).extend([f"{pearson:.3f}", f"{spearman:.3f}", str(unscored)])
