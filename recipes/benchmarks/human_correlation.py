@@ -152,9 +152,8 @@ def main():
         likelihood = output_dir / f"{Path(path).stem}-likelihood.json"
         if not likelihood.exists():
             likelihood.write_text(json.dumps(likelihoods(rows)))
-        scores["mean log p of the summary given the document, same base model"] = json.loads(likelihood.read_text())[
-            : len(rows)
-        ]
+        log_p = json.loads(likelihood.read_text())
+        scores["mean log p of the summary given the document, same base model"] = log_p[: len(rows)]
         for method, values in scores.items():
             pearson, spearman, unscored = correlations(values, human)
             table.setdefault(method, []).extend([f"{pearson:.3f}", f"{spearman:.3f}", str(unscored)])
