@@ -256,6 +256,10 @@ def _score_rows(
         started = time.perf_counter()
         _score_missing(scorer, source, append, state, plan["done"], plan["num_rows"], with_pairs, batch_size)
         seconds = time.perf_counter() - started
+    if state is not None:
+        # A process that exits while its peers still talk to it is aborted.
+        state.wait_for_everyone()
+        state.destroy_process_group()
     if not is_main:
         return
     statistics = partial.finish(source, checked, schema)
