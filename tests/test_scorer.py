@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_qagen
 
 from hf_quals import QualsScorer, ScoredPair
-from hf_quals.quals.scorer import log_ratio, quals
+from hf_quals.quals.scorer import VARIANTS, log_ratio, quals, worst_pair
 
 
 DOCUMENTS = [
@@ -34,16 +34,23 @@ def test_log_ratio_sums_over_the_tokens_of_a_pair():
     assert log_ratio([first, second]) == pytest.approx((-4.0 - 0.5) / 2)
 
 
-def test_without_a_pair_there_is_no_score():
-    assert math.isnan(quals([]))
-    assert math.isnan(log_ratio([]))
+def test_worst_pair_is_the_lowest_mean_difference_of_a_pair():
+    first = ScoredPair("q", "a", ("t", "u"), (-1.0, -3.0), (-2.0, -6.0), 1)
+    second = ScoredPair("q", "b", ("t",), (-1.0,), (-1.5,), 0)
+    assert worst_pair([first, second]) == worst_pair([second, first]) == -2.0
 
 
-def test_variant_changes_the_score_and_not_the_pairs(scorer):
-    other = QualsScorer(scorer.model, variant="log_ratio")
-    for published, summed in zip(scorer.score(DOCUMENTS, SUMMARIES), other.score(DOCUMENTS, SUMMARIES), strict=True):
-        assert summed.pairs == published.pairs
-        assert summed.score == pytest.approx(log_ratio(published.pairs), nan_ok=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_a_pair_there_is_no_score(variant):
+    assert math.isnan(VARIANTS[variant]([]))
+
+
+@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair"])
+def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
+    other = QualsScorer(scorer.model, variant=variant)
+    for published, varied in zip(scorer.score(DOCUMENTS, SUMMARIES), other.score(DOCUMENTS, SUMMARIES), strict=True):
+        assert varied.pairs == published.pairs
+        assert varied.score == pytest.approx(VARIANTS[variant](published.pairs), nan_ok=True)
 
 
 def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):
