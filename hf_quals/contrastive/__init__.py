@@ -1,0 +1,1 @@
+"""Contrastive training: what the score is for."""
