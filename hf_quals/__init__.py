@@ -1,4 +1,4 @@
-"""Factual consistency for the Hugging Face training stack: question–answer pairs, the QUALS score."""
+"""Factual consistency for the Hugging Face stack: question–answer pairs, the QUALS score, contrastive training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "ContrastiveSeq2SeqTrainer": "contrastive.trainer",
+    "ContrastiveSeq2SeqTrainingArguments": "contrastive.trainer",
+    "DataCollatorForContrastiveSeq2Seq": "contrastive.data",
+    "QualsCallback": "contrastive.callback",
+    "select_triples": "contrastive.selection",
     "QAGenModel": "qagen.model",
     "QAPair": "qagen.model",
     "QATemplate": "qagen.template",
@@ -22,6 +27,11 @@ _MODULE_OF = {
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .contrastive.callback import QualsCallback as QualsCallback
+    from .contrastive.data import DataCollatorForContrastiveSeq2Seq as DataCollatorForContrastiveSeq2Seq
+    from .contrastive.selection import select_triples as select_triples
+    from .contrastive.trainer import ContrastiveSeq2SeqTrainer as ContrastiveSeq2SeqTrainer
+    from .contrastive.trainer import ContrastiveSeq2SeqTrainingArguments as ContrastiveSeq2SeqTrainingArguments
     from .qagen.decoding import diverse_beam_search as diverse_beam_search
     from .qagen.model import QAGenModel as QAGenModel
     from .qagen.model import QAPair as QAPair

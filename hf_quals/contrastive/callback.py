@@ -1,0 +1,507 @@
+"""Refreshes what a ContrastiveSeq2SeqTrainer imitates and avoids, and shows at evaluations how faithful it writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from tqdm import tqdm
+from transformers import LogitsProcessorList, TrainerCallback
+from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.utils import logging
+
+from ..quals.scorer import QualsScorer
+from .data import ContrastiveDataset
+from .losses import IGNORE_INDEX
+from .sampling import SeededTopKSampling
+from .selection import Triple, select_triples
+
+
+if TYPE_CHECKING:
+    from .trainer import ContrastiveSeq2SeqTrainer
+
+logger = logging.get_logger(__name__)
+
+STATE_NAME = "quals_state.json"
+
+
+@dataclass
+class Candidates:
+    """
+    The samples of one document.
+
+    Args:
+        token_ids (`list[list[int]]`): The generated tokens of each, end-of-sequence included.
+        texts (`list[str]`): The same as text.
+        scores (`list[float]`): Their scores; NaN where there is none.
+    """
+
+    token_ids: list[list[int]]
+    texts: list[str]
+    scores: list[float]
+
+
+@dataclass
+class RefreshState:
+    """
+    What a refresh found, all that a resumed run needs of it.
+
+    Args:
+        epoch (`int`): The epoch it was made for.
+        reference_scores (`list[float]`): The score of each document's reference.
+        candidates (`list[Candidates]`): The candidates of each document.
+        triples (`list[Triple]`): S+ and S-.
+        history (`list[dict]`): Means of this refresh and those before.
+    """
+
+    epoch: int
+    reference_scores: list[float]
+    candidates: list[Candidates]
+    triples: list[Triple]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Writes JSON to a temporary name and renames it; a NaN becomes `null`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        fields = asdict(self)
+        fields["reference_scores"] = _nan_to_none(self.reference_scores)
+        for candidates in fields["candidates"]:
+            candidates["scores"] = _nan_to_none(candidates["scores"])
+        temporary.write_text(json.dumps(fields, allow_nan=False), encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> RefreshState:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        candidates = [Candidates(**{**row, "scores": _none_to_nan(row["scores"])}) for row in fields["candidates"]]
+        return cls(
+            epoch=fields["epoch"],
+            reference_scores=_none_to_nan(fields["reference_scores"]),
+            candidates=candidates,
+            triples=[Triple(**triple) for triple in fields["triples"]],
+            history=fields["history"],
+        )
+
+
+class QualsCallback(TrainerCallback):
+    """
+    Chooses S+ and S- for a [`ContrastiveSeq2SeqTrainer`] (https://huggingface.co/papers/2105.04623, section 3.2).
+
+    Before the first step, and at the start of every `refresh_every`-th epoch, it samples candidates for each training
+    document from the current model, scores them and (once in a run) the references, and narrows the training set to
+    the triples of [`select_triples`]. The first refresh fixes their number. At evaluations it summarizes a fixed
+    sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and shows document, reference, candidate and
+    score of each in TensorBoard and Weights & Biases where `report_to` names them, and in
+    `output_dir/quals/eval-STEP.jsonl`.
+
+    Processes share the work; candidates depend on `args.seed`, the epoch and the document, not on batches or their
+    number. State is saved in every checkpoint: a run that was killed at any moment and is resumed ends with the same
+    weights.
+
+    Args:
+        scorer (`QualsScorer`): Scores summaries against documents.
+        document_column (`str`, *optional*): Column of the datasets with the document's text; `input_ids` are decoded
+            if left out, with any prefix or prompt they hold.
+        reference_column (`str`, *optional*): Column with the reference's text; `labels` are decoded if left out.
+        num_candidates (`int`, *optional*, defaults to 6): Samples a document.
+        top_k (`int`, *optional*, defaults to 50): Tokens to sample from at each step.
+        max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a candidate; the paper takes 60 for
+            XSum-like and 140 for CNN/DM-like data.
+        positive_share (`float`, *optional*, defaults to 0.3): Share of the documents in S+.
+        negative_share (`float`, *optional*, defaults to 0.3): Share of the documents in S-.
+        num_triples (`int`, *optional*): How many triples an epoch has; what the first selection has if left out.
+        refresh_every (`int`, *optional*, defaults to 1): Epochs between two refreshes.
+        num_eval_samples (`int`, *optional*, defaults to 32): Documents summarized at an evaluation; 0 for none.
+        batch_size (`int`, *optional*, defaults to 8): Documents computed together; bounds memory.
+
+    Raises:
+        `ValueError`: if a number is out of range.
+
+    Example:
+
+    ```python
+    >>> from hf_quals import ContrastiveSeq2SeqTrainer, QualsCallback, QualsScorer
+    >>> trainer = ContrastiveSeq2SeqTrainer(..., callbacks=[QualsCallback(QualsScorer.from_pretrained())])
+    ```
+    """
+
+    def __init__(
+        self,
+        scorer: QualsScorer,
+        *,
+        document_column: str | None = None,
+        reference_column: str | None = None,
+        num_candidates: int = 6,
+        top_k: int = 50,
+        max_new_tokens: int = 60,
+        positive_share: float = 0.3,
+        negative_share: float = 0.3,
+        num_triples: int | None = None,
+        refresh_every: int = 1,
+        num_eval_samples: int = 32,
+        batch_size: int = 8,
+    ):
+        self.scorer = scorer
+        self.document_column, self.reference_column = document_column, reference_column
+        self.num_candidates, self.top_k, self.max_new_tokens = num_candidates, top_k, max_new_tokens
+        self.positive_share, self.negative_share, self.num_triples = positive_share, negative_share, num_triples
+        self.refresh_every, self.num_eval_samples, self.batch_size = refresh_every, num_eval_samples, batch_size
+        for name in ("num_candidates", "top_k", "max_new_tokens", "refresh_every", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if num_eval_samples < 0:
+            raise ValueError(f"num_eval_samples must be at least 0, got {num_eval_samples}.")
+        if num_triples is not None and num_triples < 1:
+            raise ValueError(f"num_triples must be at least 1, got {num_triples}.")
+        select_triples([], [], positive_share=positive_share, negative_share=negative_share)  # checks the shares
+        self.state: RefreshState | None = None
+        self.evaluations: list[dict[str, float]] = []
+        self._trainer: ContrastiveSeq2SeqTrainer | None = None
+
+    def score(self, documents: Sequence[str], summaries: Sequence[str], references: Sequence[str]) -> list[float]:
+        """
+        Scores summaries; higher is better. Override it to choose S+ and S- by another score.
+
+        Args:
+            documents (`Sequence[str]`): The documents.
+            summaries (`Sequence[str]`): A summary of each, never blank.
+            references (`Sequence[str]`): The reference of each, which QUALS does not need.
+
+        Returns:
+            `list[float]`: the scores, NaN for a summary that cannot be scored.
+        """
+        return [result.score for result in self.scorer.score(documents, summaries, batch_size=self.batch_size)]
+
+    # ---- What the trainer calls ----
+
+    def check(self, trainer: ContrastiveSeq2SeqTrainer) -> None:
+        """Refuses arguments and data that cannot work; before training starts."""
+        args: Any = trainer.args
+        dataset: Any = trainer.train_dataset
+        self._trainer = trainer
+        if args.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=True keeps workers that never see a refreshed S-: set it to False."
+            )
+        if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+            raise ValueError(
+                f"train_sampling_strategy={args.train_sampling_strategy!r} measures the lengths once, but each "
+                "refresh changes the rows: use 'random' or 'sequential'."
+            )
+        if dataset is None:
+            return
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise ValueError(
+                f"QualsCallback chooses rows of the training set: it must have a length and indices, and "
+                f"{type(dataset).__name__} has not."
+            )
+        if not len(dataset):
+            raise ValueError("The training set is empty.")
+        if self.num_triples is not None and self.num_triples > len(dataset):
+            raise ValueError(f"num_triples={self.num_triples}, but the training set has {len(dataset)} documents.")
+        row = dataset[0]
+        for column in ("input_ids", "labels", *filter(None, (self.document_column, self.reference_column))):
+            if column not in row:
+                raise ValueError(f"The training set has no column {column!r}; it has {', '.join(sorted(row))}.")
+
+    def prepare(self, trainer: ContrastiveSeq2SeqTrainer, checkpoint: str | None) -> None:
+        """The first selection of a run: read from the checkpoint it goes on from, or made now."""
+        if self.state is not None and checkpoint is None:
+            return  # the dataloader is made anew, for instance with a smaller batch
+        if checkpoint is None:
+            self._refresh(epoch=0)
+            return
+        path = Path(checkpoint) / STATE_NAME
+        if not path.exists():
+            raise ValueError(
+                f"{checkpoint} holds no {STATE_NAME}: it was not written with a QualsCallback. Load its model and "
+                "train anew instead of resuming."
+            )
+        state = RefreshState.load(path)
+        dataset = _wrapped(trainer.train_dataset)
+        if len(state.reference_scores) != len(dataset.dataset):
+            raise ValueError(
+                f"{path} was written for {len(state.reference_scores)} documents, the training set has "
+                f"{len(dataset.dataset)}: resume with the same training set."
+            )
+        self._apply(state)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        epoch = math.floor(state.epoch or 0)
+        if self.state is not None and epoch > self.state.epoch and epoch % self.refresh_every == 0:
+            self._refresh(epoch)
+
+    def save_state(self, checkpoint: Path) -> None:
+        """Writes all that a resumed run needs into a checkpoint's folder."""
+        if self.state is not None:
+            self.state.save(checkpoint / STATE_NAME)
+
+    # ---- Refresh ----
+
+    def _refresh(self, epoch: int) -> None:
+        trainer = self._running()
+        dataset = _wrapped(trainer.train_dataset)
+        rows = range(len(dataset.dataset))
+        known = self.state.reference_scores if self.state else None
+        found: dict[int, tuple[float, Candidates]] = {}
+        with trainer.accelerator.split_between_processes(list(rows), apply_padding=True) as mine:
+            batches = [mine[first : first + self.batch_size] for first in range(0, len(mine), self.batch_size)]
+            progress = tqdm(
+                batches,
+                desc=f"Candidates of epoch {epoch}",
+                disable=trainer.args.disable_tqdm or not trainer.is_local_process_zero(),
+            )
+            for batch in progress:
+                found.update(self._sample_and_score(trainer, dataset.dataset, batch, epoch, known))
+        # Rows of the padding come twice, with equal results.
+        gathered = dict(gather_object(list(found.items()))) if trainer.args.world_size > 1 else found
+        reference_scores = [gathered[row][0] for row in rows]
+        candidates = [gathered[row][1] for row in rows]
+        candidate_scores = [of_document.scores for of_document in candidates]
+        num_triples = len(self.state.triples) if self.state else self.num_triples
+        triples = select_triples(
+            reference_scores,
+            candidate_scores,
+            positive_share=self.positive_share,
+            negative_share=self.negative_share,
+            num_triples=num_triples,
+        )
+        if not triples:
+            raise ValueError(
+                f"No document of {len(rows)} has both a reference among the best {self.positive_share:.0%} and a "
+                f"candidate among the worst {self.negative_share:.0%}: take more documents, or larger shares."
+            )
+        every_candidate = [score for scores in candidate_scores for score in scores]
+        means = {
+            "epoch": epoch,
+            "reference_quals": _mean(reference_scores),
+            "candidate_quals": _mean(every_candidate),
+            "unscored": sum(map(math.isnan, [*reference_scores, *every_candidate])),
+            "positive_quals": _mean([reference_scores[triple.document] for triple in triples]),
+            "negative_quals": _mean([candidate_scores[triple.document][triple.candidate] for triple in triples]),
+            "num_triples": len(triples),
+        }
+        history = [*(self.state.history if self.state else []), means]
+        self._apply(RefreshState(epoch, reference_scores, candidates, triples, history))
+        logger.info(f"S+ and S- of epoch {epoch}: {means}")
+
+    def _apply(self, state: RefreshState) -> None:
+        self.state = state
+        negatives = [state.candidates[triple.document].token_ids[triple.candidate] for triple in state.triples]
+        dataset = _wrapped(self._running().train_dataset)
+        dataset.set_triples([triple.document for triple in state.triples], negatives)
+
+    def _sample_and_score(
+        self, trainer, dataset, batch: list[int], epoch: int, known: list[float] | None
+    ) -> dict[int, tuple[float, Candidates]]:
+        rows = [dataset[row] for row in batch]
+        documents = [self._document(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+        references = [self._reference(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+        seeds = [
+            _seed(trainer.args.seed, epoch, number, sample)
+            for number in batch
+            for sample in range(self.num_candidates)
+        ]
+        sampled = self._generate(
+            trainer,
+            [_prompt(row, trainer.is_encoder_decoder) for row in rows],
+            do_sample=True,
+            num_beams=1,
+            num_return_sequences=self.num_candidates,
+            logits_processor=LogitsProcessorList([SeededTopKSampling(seeds, self.top_k, self.max_new_tokens)]),
+        )
+        texts = [_text(trainer, ids) for ids in sampled]
+
+        to_score: dict[tuple[int, str], float] = {}
+        for place in range(len(batch)):
+            of_document = texts[place * self.num_candidates : (place + 1) * self.num_candidates]
+            wanted = [*of_document, *([] if known else [references[place]])]
+            to_score.update({(place, text): math.nan for text in wanted if text.strip()})
+        keys = list(to_score)
+        scores = self.score(
+            [documents[place] for place, _ in keys],
+            [text for _, text in keys],
+            [references[place] for place, _ in keys],
+        )
+        to_score.update(zip(keys, scores, strict=True))
+
+        found = {}
+        for place, number in enumerate(batch):
+            part = slice(place * self.num_candidates, (place + 1) * self.num_candidates)
+            candidate_scores = [to_score.get((place, text), math.nan) for text in texts[part]]
+            reference_score = known[number] if known else to_score[place, references[place]]
+            found[number] = (reference_score, Candidates(sampled[part], texts[part], candidate_scores))
+        return found
+
+    def _generate(self, trainer, prompts: list[torch.Tensor], **gen_kwargs) -> list[list[int]]:
+        """Tokens of each generated sequence, up to its end-of-sequence, that included."""
+        was_training = trainer.model.training
+        trainer.model.eval()
+        devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), trainer.accelerator.autocast():
+            generated = trainer.generate_from_prompts(prompts, max_new_tokens=self.max_new_tokens, **gen_kwargs)
+        trainer.model.train(was_training)
+        eos = trainer.model.generation_config.eos_token_id
+        ends = set(eos if isinstance(eos, list) else [eos])
+        return [_until(ids, ends) for ids in generated.tolist()]
+
+    def _document(self, trainer, row, number: int) -> str:
+        if self.document_column is not None:
+            text = row[self.document_column]
+        else:
+            text = _text(trainer, _prompt(row, trainer.is_encoder_decoder).tolist())
+        return _checked(text, number, "document", self.document_column or "input_ids")
+
+    def _reference(self, trainer, row, number: int) -> str:
+        if self.reference_column is not None:
+            text = row[self.reference_column]
+        else:
+            text = _text(trainer, [token for token in torch.as_tensor(row["labels"]).tolist() if token >= 0])
+        return _checked(text, number, "reference", self.reference_column or "labels")
+
+    # ---- Evaluation ----
+
+    def evaluate(self, trainer: ContrastiveSeq2SeqTrainer, dataset: Any, metric_key_prefix: str) -> dict[str, float]:
+        """
+        Summarizes and scores a fixed sample.
+
+        Args:
+            trainer (`ContrastiveSeq2SeqTrainer`): Whose model summarizes; by its generation settings, 1 beam if they
+                name none.
+            dataset (sized dataset of dictionaries): Documents and references as in the training set.
+            metric_key_prefix (`str`): Goes before the names of the metrics.
+
+        Returns:
+            `dict[str, float]`: `{prefix}_quals`, NaN if no summary has a score, and `{prefix}_quals_unscored`, the
+            share of those without one.
+        """
+        numbers = sorted(
+            random.Random(trainer.args.seed).sample(range(len(dataset)), min(self.num_eval_samples, len(dataset)))
+        )
+        if not numbers:
+            return {}
+        found: dict[int, tuple[str, str, str, float]] = {}
+        with trainer.accelerator.split_between_processes(numbers, apply_padding=True) as mine:
+            for first in range(0, len(mine), self.batch_size):
+                batch = mine[first : first + self.batch_size]
+                rows = [dataset[number] for number in batch]
+                documents = [self._document(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+                references = [self._reference(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+                prompts = [_prompt(row, trainer.is_encoder_decoder) for row in rows]
+                num_beams = trainer.args.generation_num_beams or trainer.model.generation_config.num_beams or 1
+                generated = self._generate(trainer, prompts, do_sample=False, num_beams=num_beams)
+                texts = [_text(trainer, ids) for ids in generated]
+                held = [place for place, text in enumerate(texts) if text.strip()]
+                scores = dict(
+                    zip(
+                        held,
+                        self.score(*([column[place] for place in held] for column in (documents, texts, references))),
+                        strict=True,
+                    )
+                )
+                for place, number in enumerate(batch):
+                    found[number] = (documents[place], references[place], texts[place], scores.get(place, math.nan))
+        gathered = dict(gather_object(list(found.items()))) if trainer.args.world_size > 1 else found
+        table = [gathered[number] for number in numbers]
+        scores_of_all = [row[3] for row in table]
+        metrics = {
+            f"{metric_key_prefix}_quals": _mean(scores_of_all),
+            f"{metric_key_prefix}_quals_unscored": sum(map(math.isnan, scores_of_all)) / len(table),
+        }
+        self.evaluations.append({"step": trainer.state.global_step, **metrics})
+        if trainer.is_world_process_zero():
+            self._show(trainer, table, metric_key_prefix)
+        return metrics
+
+    def _show(self, trainer, table: list[tuple[str, str, str, float]], prefix: str) -> None:
+        step = trainer.state.global_step
+        columns = ("document", "reference", "candidate", "quals")
+        path = Path(trainer.args.output_dir) / "quals" / f"{prefix}-{step}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [dict(zip(columns, (*row[:3], None if math.isnan(row[3]) else row[3]), strict=True)) for row in table]
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+                lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table]
+                callback.tb_writer.add_text(f"{prefix}/quals_samples", "\n".join(lines), step)
+            elif isinstance(callback, WandbCallback) and callback._wandb is not None and callback._initialized:
+                data = [list(row) for row in table]
+                callback._wandb.log({f"{prefix}/quals_samples": callback._wandb.Table(list(columns), data=data)})
+
+    def settings(self) -> dict[str, Any]:
+        """The numbers S+ and S- are chosen with, as JSON's types."""
+        names = ("num_candidates", "top_k", "max_new_tokens", "positive_share", "negative_share", "refresh_every")
+        return {name: getattr(self, name) for name in names}
+
+    def _running(self) -> ContrastiveSeq2SeqTrainer:
+        if self._trainer is None:
+            raise ValueError("QualsCallback works with a ContrastiveSeq2SeqTrainer: pass it in `callbacks`.")
+        return self._trainer
+
+
+def _wrapped(dataset: Any) -> ContrastiveDataset:
+    if not isinstance(dataset, ContrastiveDataset):
+        raise ValueError(
+            "The trainer's training set was replaced, or QualsCallback was added after the trainer was made: pass "
+            "both when the trainer is made."
+        )
+    return dataset
+
+
+def _prompt(row: dict[str, Any], is_encoder_decoder: bool) -> torch.Tensor:
+    """The document's tokens (encoder–decoder) or the prompt's (decoder-only), without padding."""
+    ids = torch.as_tensor(row["input_ids"])
+    held = torch.as_tensor(row["attention_mask"]).bool() if "attention_mask" in row else torch.ones_like(ids).bool()
+    if not is_encoder_decoder:
+        held = held & (torch.as_tensor(row["labels"]) == IGNORE_INDEX)
+    return ids[held]
+
+
+def _text(trainer, ids: list[int]) -> str:
+    return trainer.processing_class.decode(ids, skip_special_tokens=True).strip()
+
+
+def _checked(text: Any, number: int, name: str, column: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"Row {number}: the {name} (column {column!r}) is empty or no text: {text!r}.")
+    return text
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
+
+
+def _seed(*numbers: int) -> int:
+    """A seed of 63 bits that depends on all numbers."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _cell(value: str | float) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else value[:500]
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _mean(scores: Sequence[float]) -> float:
+    scored = [score for score in scores if not math.isnan(score)]
+    return fmean(scored) if scored else math.nan
+
+
+def _nan_to_none(scores: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(score) else score for score in scores]
+
+
+def _none_to_nan(scores: Sequence[float | None]) -> list[float]:
+    return [math.nan if score is None else score for score in scores]

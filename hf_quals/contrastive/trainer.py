@@ -1,0 +1,324 @@
+"""Seq2SeqTrainer with a contrastive loss for rows that have a summary to avoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers.trainer_utils import get_last_checkpoint
+
+from .callback import QualsCallback
+from .card import add_contrastive_training
+from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
+from .forward import (
+    ContrastiveOutput,
+    can_share_prompt,
+    forward_decoder_only,
+    forward_encoder_decoder,
+    split_prompts,
+)
+from .losses import IGNORE_INDEX, LOSSES
+
+
+@dataclass
+class ContrastiveSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
+    """
+    [`~transformers.Seq2SeqTrainingArguments`] and the contrastive loss.
+
+    Args:
+        contrastive_loss (`str`, *optional*, defaults to `"unlikelihood"`): The loss of rows with a negative:
+            `"unlikelihood"` as published, `"hellinger"` or `"ranking"` (`hf_quals.contrastive.losses`). Label
+            smoothing is `label_smoothing_factor`, 0.1 in the paper's runs.
+    """
+
+    contrastive_loss: str = field(
+        default="unlikelihood", metadata={"help": f"Loss of rows with a negative: {', '.join(LOSSES)}."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.contrastive_loss not in LOSSES:
+            raise ValueError(f"contrastive_loss must be one of {', '.join(LOSSES)}, got {self.contrastive_loss!r}.")
+
+
+class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
+    """
+    [`~transformers.Seq2SeqTrainer`] that teaches a summarizer what not to write
+    (https://huggingface.co/papers/2105.04623).
+
+    A row with `negative_labels`, the tokens of a summary to avoid, is trained with `args.contrastive_loss`; all other
+    rows exactly as `Seq2SeqTrainer` trains them. Negatives come from a [`QualsCallback`], which refreshes them each
+    epoch, or from a column of the training set.
+
+    Takes encoder–decoder models, and decoder-only models whose `input_ids` hold prompt and summary and whose `labels`
+    are -100 on the prompt; for the latter `predict_with_generate` generates from the prompt alone,
+    `generation_max_length` counts new tokens, and predictions hold no prompt.
+
+    Args:
+        *args, **kwargs: Those of [`~transformers.Seq2SeqTrainer`], in its order. `args` is a
+            [`ContrastiveSeq2SeqTrainingArguments`]. `data_collator` batches everything but the negatives, and is
+            [`~transformers.DataCollatorForSeq2Seq`] if left out.
+
+    Raises:
+        `ValueError`: if arguments, data and callbacks do not fit together; before training starts.
+
+    Logs beside `loss`: `positive_loss` and `negative_loss`, its two parts per token of s+ and of s-, and
+    `negative_prob`, the mean p(token) over the tokens of s-.
+    """
+
+    args: ContrastiveSeq2SeqTrainingArguments
+    model: Any
+    eval_dataset: Any
+    _signature_columns: Any
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        model_init=None,
+        compute_loss_func=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        preprocess_logits_for_metrics=None,
+    ):
+        if args is None:
+            args = ContrastiveSeq2SeqTrainingArguments()
+        if not isinstance(args, ContrastiveSeq2SeqTrainingArguments):
+            raise ValueError(f"args must be ContrastiveSeq2SeqTrainingArguments, got {type(args).__name__}.")
+        if compute_loss_func is not None:
+            raise ValueError(
+                "compute_loss_func replaces the loss, and so does this trainer: choose args.contrastive_loss, or "
+                "train with Seq2SeqTrainer."
+            )
+        if data_collator is None:
+            _pad_token_id(processing_class)
+            data_collator = DataCollatorForSeq2Seq(processing_class, model=model)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=DataCollatorForContrastiveSeq2Seq(data_collator),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        self._sums = torch.zeros(5)
+        self._resume_from: str | None = None
+        self._evaluated: Any = None
+        if self.quals_callback is not None:
+            self.quals_callback.check(self)
+            self.train_dataset = ContrastiveDataset(self.train_dataset)
+
+    @property
+    def quals_callback(self) -> QualsCallback | None:
+        """The [`QualsCallback`] among the callbacks, if there is one."""
+        found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, QualsCallback)]
+        if len(found) > 1:
+            raise ValueError("A trainer takes one QualsCallback: there is one training set to choose from.")
+        return found[0] if found else None
+
+    @property
+    def base_model(self):
+        """The Transformers model within wrappers and adapters."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the summarizer reads documents with an encoder."""
+        return self.base_model.config.is_encoder_decoder
+
+    # ---- Training ----
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        if resume_from_checkpoint is True:
+            # Found here, as the parent would: the negatives are restored before the parent reads its own state.
+            found = get_last_checkpoint(self.args.output_dir)
+            if found is None:
+                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+            resume_from_checkpoint = found
+        self._resume_from = resume_from_checkpoint or None
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_train_dataloader(self):
+        # Here and not in on_train_begin: the schedule is computed from the number of triples, which is known only
+        # after the first refresh.
+        if self.quals_callback is not None and self.is_in_train:
+            self.quals_callback.prepare(self, self._resume_from)
+        return super().get_train_dataloader()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if NEGATIVE_LABELS not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        output = self._forward(model, inputs)
+        positive, negative = LOSSES[self.args.contrastive_loss](
+            output.positive_logits,
+            output.positive_labels,
+            output.negative_logits,
+            output.negative_labels,
+            self.args.label_smoothing_factor,
+        )
+        num_positive = (output.positive_labels != IGNORE_INDEX).sum()
+        num_negative = (output.negative_labels != IGNORE_INDEX).sum()
+        if num_items_in_batch is None:
+            loss = (positive + negative) / (num_positive + num_negative)
+        else:
+            loss = (positive + negative) / num_items_in_batch
+            if self.args.average_tokens_across_devices:
+                # As the parent: gradients are averaged over processes, while the count is that of all processes.
+                loss = loss * (self.accelerator.num_processes if self.args.n_gpu <= 1 else self.args.n_gpu)
+        self._track(positive, num_positive, negative, num_negative, output)
+        return (loss, output.outputs) if return_outputs else loss
+
+    def _forward(self, model, inputs) -> ContrastiveOutput:
+        if self.is_encoder_decoder:
+            # torch.compile does not notice hooks that come and go.
+            return forward_encoder_decoder(model, self.base_model, inputs, share_document=not self.args.torch_compile)
+        return forward_decoder_only(
+            model, self.base_model, inputs, self._pad_token_id, share_document=can_share_prompt(self.base_model)
+        )
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        negatives = [batch[NEGATIVE_LABELS] for batch in batch_samples if NEGATIVE_LABELS in batch]
+        # The parent leaves out the first label where labels are shifted; s- is stored without its prompt.
+        unshifted = [{"labels": torch.nn.functional.pad(labels, (1, 0), value=IGNORE_INDEX)} for labels in negatives]
+        return super()._get_num_items_in_batch([*batch_samples, *unshifted], device)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if NEGATIVE_LABELS not in self._signature_columns:
+            self._signature_columns.append(NEGATIVE_LABELS)
+
+    # ---- Evaluation ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **gen_kwargs):
+        self._evaluated = self.eval_dataset if eval_dataset is None else eval_dataset
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        dataset, self._evaluated = self._evaluated, None
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.quals_callback is not None and dataset is not None:
+            if isinstance(dataset, str):
+                dataset = self.eval_dataset[dataset]
+            # Before the parent logs: QUALS is a metric like all others, good for metric_for_best_model.
+            metrics = self.quals_callback.evaluate(self, dataset, metric_key_prefix)
+            output = output._replace(metrics={**(output.metrics or {}), **metrics})
+        return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
+        # The loss of an evaluation is the likelihood's, whatever the columns.
+        inputs = {name: value for name, value in inputs.items() if name != NEGATIVE_LABELS}
+        if self.is_encoder_decoder or not self.args.predict_with_generate or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        inputs = self._prepare_inputs(inputs)
+        prompts, summaries = split_prompts(inputs)
+        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        gen_kwargs = gen_kwargs or {name: value for name, value in self._gen_kwargs.items() if value is not None}
+        if "max_length" in gen_kwargs:
+            gen_kwargs["max_new_tokens"] = gen_kwargs.pop("max_length")
+        generated = self.generate_from_prompts(prompts, **gen_kwargs)
+        labels = torch.nn.utils.rnn.pad_sequence(summaries, batch_first=True, padding_value=IGNORE_INDEX)
+        return loss, generated, labels
+
+    def generate_from_prompts(self, prompts: list[torch.Tensor], **gen_kwargs: Any) -> torch.Tensor:
+        """
+        Generates from documents (encoder–decoder) or prompts (decoder-only).
+
+        Args:
+            prompts (`list[torch.Tensor]`): The tokens of each.
+            **gen_kwargs: Arguments of `generate`.
+
+        Returns:
+            `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
+        """
+        side = "right" if self.is_encoder_decoder else "left"
+        input_ids = torch.nn.utils.rnn.pad_sequence(
+            prompts, batch_first=True, padding_value=self._pad_token_id, padding_side=side
+        ).to(self.args.device)
+        mask = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side=side
+        ).to(self.args.device)
+        synced_gpus = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model)
+        generated = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            synced_gpus=synced_gpus,
+            pad_token_id=self._pad_token_id,
+            **gen_kwargs,
+        )
+        return generated[:, 1 if self.is_encoder_decoder else input_ids.shape[1] :]
+
+    # ---- Logging and saving ----
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs.update(self._parts())
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        output_dir = output_dir or self.args.output_dir
+        if self.quals_callback is not None and _internal_call and self.args.should_save:
+            # First of all that a checkpoint holds: where the rest is there, this is too.
+            self.quals_callback.save_state(Path(output_dir))
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            add_contrastive_training(self, Path(output_dir))
+
+    def create_model_card(self, *args, **kwargs):
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            add_contrastive_training(self, Path(self.args.output_dir or "."))
+
+    @property
+    def _pad_token_id(self) -> int:
+        return _pad_token_id(self.processing_class)
+
+    def _track(self, positive, num_positive, negative, num_negative, output: ContrastiveOutput) -> None:
+        with torch.no_grad():
+            held = output.negative_labels != IGNORE_INDEX
+            logits, labels = output.negative_logits[held].float(), output.negative_labels[held]
+            log_probs = logits.gather(-1, labels[:, None]).squeeze(-1) - logits.logsumexp(-1)
+            sums = torch.stack([positive, num_positive, negative, num_negative, log_probs.exp().sum()]).detach()
+            self._sums = self._sums.to(sums.device) + sums
+
+    def _parts(self) -> dict[str, float]:
+        """Means over all processes since the last call; nothing where no row had a negative."""
+        sums = self.accelerator.reduce(self._sums.to(self.args.device), reduction="sum").tolist()
+        self._sums = torch.zeros(5)
+        positive, num_positive, negative, num_negative, probability = sums
+        if not num_negative:
+            return {}
+        return {
+            "positive_loss": round(positive / num_positive, 4),
+            "negative_loss": round(negative / num_negative, 4),
+            "negative_prob": round(probability / num_negative, 4),
+        }
+
+
+def _pad_token_id(processing_class) -> int:
+    if processing_class is None:
+        raise ValueError("processing_class is missing: pass the summarizer's tokenizer.")
+    if processing_class.pad_token_id is None:
+        raise ValueError(
+            "The tokenizer has no pad token: set one before training, for instance "
+            "`tokenizer.pad_token = tokenizer.eos_token`."
+        )
+    return processing_class.pad_token_id
