@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -23,75 +22,15 @@ from transformers.utils import logging
 from ..quals.scorer import QualsScorer
 from .data import ContrastiveDataset
 from .losses import IGNORE_INDEX
+from .refresh import STATE_NAME, Candidates, KeptRefresh, RefreshState
 from .sampling import SeededTopKSampling
-from .selection import Triple, select_triples
+from .selection import select_triples
 
 
 if TYPE_CHECKING:
     from .trainer import ContrastiveSeq2SeqTrainer
 
 logger = logging.get_logger(__name__)
-
-STATE_NAME = "quals_state.json"
-
-
-@dataclass
-class Candidates:
-    """
-    The samples of one document.
-
-    Args:
-        token_ids (`list[list[int]]`): The generated tokens of each, end-of-sequence included.
-        texts (`list[str]`): The same as text.
-        scores (`list[float]`): Their scores; NaN where there is none.
-    """
-
-    token_ids: list[list[int]]
-    texts: list[str]
-    scores: list[float]
-
-
-@dataclass
-class RefreshState:
-    """
-    What a refresh found, all that a resumed run needs of it.
-
-    Args:
-        epoch (`int`): The epoch it was made for.
-        reference_scores (`list[float]`): The score of each document's reference.
-        candidates (`list[Candidates]`): The candidates of each document.
-        triples (`list[Triple]`): S+ and S-.
-        history (`list[dict]`): Means of this refresh and those before.
-    """
-
-    epoch: int
-    reference_scores: list[float]
-    candidates: list[Candidates]
-    triples: list[Triple]
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def save(self, path: Path) -> None:
-        """Writes JSON to a temporary name and renames it; a NaN becomes `null`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        fields = asdict(self)
-        fields["reference_scores"] = _nan_to_none(self.reference_scores)
-        for candidates in fields["candidates"]:
-            candidates["scores"] = _nan_to_none(candidates["scores"])
-        temporary.write_text(json.dumps(fields, allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> RefreshState:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        candidates = [Candidates(**{**row, "scores": _none_to_nan(row["scores"])}) for row in fields["candidates"]]
-        return cls(
-            epoch=fields["epoch"],
-            reference_scores=_none_to_nan(fields["reference_scores"]),
-            candidates=candidates,
-            triples=[Triple(**triple) for triple in fields["triples"]],
-            history=fields["history"],
-        )
 
 
 class QualsCallback(TrainerCallback):
@@ -110,7 +49,7 @@ class QualsCallback(TrainerCallback):
     weights.
 
     Args:
-        scorer (`QualsScorer`): Scores summaries against documents.
+        scorer (`QualsScorer`): Scores summaries against documents; `None` for a subclass that overrides `score`.
         document_column (`str`, *optional*): Column of the datasets with the document's text; `input_ids` are decoded
             if left out, with any prefix or prompt they hold.
         reference_column (`str`, *optional*): Column with the reference's text; `labels` are decoded if left out.
@@ -138,7 +77,7 @@ class QualsCallback(TrainerCallback):
 
     def __init__(
         self,
-        scorer: QualsScorer,
+        scorer: QualsScorer | None,
         *,
         document_column: str | None = None,
         reference_column: str | None = None,
@@ -168,6 +107,7 @@ class QualsCallback(TrainerCallback):
         self.state: RefreshState | None = None
         self.evaluations: list[dict[str, float]] = []
         self._trainer: ContrastiveSeq2SeqTrainer | None = None
+        self._data_digest = ""
 
     def score(self, documents: Sequence[str], summaries: Sequence[str], references: Sequence[str]) -> list[float]:
         """
@@ -181,6 +121,8 @@ class QualsCallback(TrainerCallback):
         Returns:
             `list[float]`: the scores, NaN for a summary that cannot be scored.
         """
+        if self.scorer is None:
+            raise ValueError("QualsCallback needs a scorer: QualsCallback(QualsScorer.from_pretrained()).")
         return [result.score for result in self.scorer.score(documents, summaries, batch_size=self.batch_size)]
 
     # ---- What the trainer calls ----
@@ -214,6 +156,14 @@ class QualsCallback(TrainerCallback):
         for column in ("input_ids", "labels", *filter(None, (self.document_column, self.reference_column))):
             if column not in row:
                 raise ValueError(f"The training set has no column {column!r}; it has {', '.join(sorted(row))}.")
+        # All rows, now: a refresh may take hours before it meets the last one.
+        digest = hashlib.sha256()
+        for number in range(len(dataset)):
+            row = dataset[number]
+            for name, column in ((self.document_column, "input_ids"), (self.reference_column, "labels")):
+                self._refuse_empty(trainer, row[name or column], number, name or column)
+            digest.update(repr([list(row["input_ids"]), list(row["labels"])]).encode())
+        self._data_digest = digest.hexdigest()
 
     def prepare(self, trainer: ContrastiveSeq2SeqTrainer, checkpoint: str | None) -> None:
         """The first selection of a run: read from the checkpoint it goes on from, or made now."""
@@ -246,6 +196,7 @@ class QualsCallback(TrainerCallback):
         """Writes all that a resumed run needs into a checkpoint's folder."""
         if self.state is not None:
             self.state.save(checkpoint / STATE_NAME)
+            KeptRefresh.remove(self._running())
 
     # ---- Refresh ----
 
@@ -254,16 +205,24 @@ class QualsCallback(TrainerCallback):
         dataset = _wrapped(trainer.train_dataset)
         rows = range(len(dataset.dataset))
         known = self.state.reference_scores if self.state else None
-        found: dict[int, tuple[float, Candidates]] = {}
+        kept = KeptRefresh(
+            trainer, {**self.settings(), **self._scorer_settings(), "epoch": epoch, "data": self._data_digest}
+        )
+        found = kept.load()
         with trainer.accelerator.split_between_processes(list(rows), apply_padding=True) as mine:
             batches = [mine[first : first + self.batch_size] for first in range(0, len(mine), self.batch_size)]
+            # Whole batches, and the same on every process, so that an interrupted refresh computes what an unbroken
+            # one would, and all processes call the model equally often.
+            finished = gather_object([[all(row in found for row in batch) for batch in batches]])
             progress = tqdm(
-                batches,
+                [batch for batch, *done in zip(batches, *finished, strict=True) if not all(done)],
                 desc=f"Candidates of epoch {epoch}",
                 disable=trainer.args.disable_tqdm or not trainer.is_local_process_zero(),
             )
             for batch in progress:
-                found.update(self._sample_and_score(trainer, dataset.dataset, batch, epoch, known))
+                of_batch = self._sample_and_score(trainer, dataset.dataset, batch, epoch, known)
+                kept.append(of_batch)
+                found.update(of_batch)
         # Rows of the padding come twice, with equal results.
         gathered = dict(gather_object(list(found.items()))) if trainer.args.world_size > 1 else found
         reference_scores = [gathered[row][0] for row in rows]
@@ -356,6 +315,19 @@ class QualsCallback(TrainerCallback):
         ends = set(eos if isinstance(eos, list) else [eos])
         return [_until(ids, ends) for ids in generated.tolist()]
 
+    @staticmethod
+    def _refuse_empty(trainer, value: Any, number: int, column: str) -> None:
+        if isinstance(value, str):
+            is_empty = not value.strip()
+        else:
+            ids = torch.as_tensor(value).tolist()
+            is_empty = not {token for token in ids if token >= 0} - set(trainer.processing_class.all_special_ids)
+        if is_empty:
+            raise ValueError(
+                f"Row {number} of the training set has an empty {column}: {value!r}. Leave out rows without document "
+                "or reference."
+            )
+
     def _document(self, trainer, row, number: int) -> str:
         if self.document_column is not None:
             text = row[self.document_column]
@@ -441,9 +413,18 @@ class QualsCallback(TrainerCallback):
                 callback._wandb.log({f"{prefix}/quals_samples": callback._wandb.Table(list(columns), data=data)})
 
     def settings(self) -> dict[str, Any]:
-        """The numbers S+ and S- are chosen with, as JSON's types."""
+        """What S+ and S- are chosen with, as JSON's types."""
         names = ("num_candidates", "top_k", "max_new_tokens", "positive_share", "negative_share", "refresh_every")
         return {name: getattr(self, name) for name in names}
+
+    def _scorer_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"score": type(self).__qualname__}
+        if self.scorer is not None:
+            numbers = {
+                part.name: getattr(self.scorer, part.name) for part in fields(self.scorer) if part.name != "model"
+            }
+            settings |= {**numbers, "model": self.scorer.model.model.config._name_or_path}
+        return settings
 
     def _running(self) -> ContrastiveSeq2SeqTrainer:
         if self._trainer is None:
@@ -497,11 +478,3 @@ def _cell(value: str | float) -> str:
 def _mean(scores: Sequence[float]) -> float:
     scored = [score for score in scores if not math.isnan(score)]
     return fmean(scored) if scored else math.nan
-
-
-def _nan_to_none(scores: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(score) else score for score in scores]
-
-
-def _none_to_nan(scores: Sequence[float | None]) -> list[float]:
-    return [math.nan if score is None else score for score in scores]

@@ -10,7 +10,9 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import logging
 
 from .callback import QualsCallback
 from .card import add_contrastive_training
@@ -23,6 +25,9 @@ from .forward import (
     split_prompts,
 )
 from .losses import IGNORE_INDEX, LOSSES
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -147,11 +152,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         if resume_from_checkpoint is True:
-            # Found here, as the parent would: the negatives are restored before the parent reads its own state.
-            found = get_last_checkpoint(self.args.output_dir)
-            if found is None:
-                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
-            resume_from_checkpoint = found
+            # Found here and not by the parent: the negatives are restored before the parent reads its own state.
+            resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
         self._resume_from = resume_from_checkpoint or None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -311,6 +313,19 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             "negative_loss": round(negative / num_negative, 4),
             "negative_prob": round(probability / num_negative, 4),
         }
+
+
+def _last_complete_checkpoint(folder: Path) -> str:
+    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+    checkpoints = list(map(Path, sort_checkpoints(str(folder))))
+    complete = [checkpoint for checkpoint in checkpoints if (checkpoint / TRAINER_STATE_NAME).exists()]
+    if not complete:
+        raise ValueError(
+            f"No valid checkpoint found in output directory ({folder}): train without resume_from_checkpoint."
+        )
+    if complete[-1] != checkpoints[-1]:
+        logger.warning(f"{checkpoints[-1]} was not written to its end: going on from {complete[-1]}.")
+    return str(complete[-1])
 
 
 def _pad_token_id(processing_class) -> int:
