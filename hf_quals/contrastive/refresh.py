@@ -1,4 +1,4 @@
-"""What a refresh of S+ and S- found, and how it outlives a kill: in checkpoints, and until the next one beside them."""
+"""What a refresh of S+ and S- found, and how it outlives a kill: in checkpoints, until the next one beside them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,126 @@
+"""One pass for both summaries equals one pass a summary, for every family."""
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from contrastive_world import rows
+from peft import LoraConfig, get_peft_model
+from transformers import DataCollatorForSeq2Seq
+
+from hf_quals import DataCollatorForContrastiveSeq2Seq
+from hf_quals.contrastive.forward import (
+    can_share_prompt,
+    forward_decoder_only,
+    forward_encoder_decoder,
+    split_prompts,
+)
+
+
+def batch(family, side="right"):
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.padding_side = side
+    data = rows(family, 4, negatives=True)
+    features = [
+        {name: row[name] for name in ("input_ids", "attention_mask", "labels", "negative_labels")} for row in data
+    ]
+    return DataCollatorForContrastiveSeq2Seq(DataCollatorForSeq2Seq(tokenizer))(features), features
+
+
+def both(family, model, inputs, **options):
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if family == "llama":
+        return forward_decoder_only(model, base, inputs, 0, **options)
+    return forward_encoder_decoder(model, base, inputs, **options)
+
+
+def log_prob(family, model, row, summary):
+    """log p of each token of a summary, a row and a summary at a time: the slow way."""
+    if family == "llama":
+        prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
+        logits = model(input_ids=torch.tensor([prompt + summary])).logits[0, len(prompt) - 1 : -1]
+    else:
+        logits = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([summary])).logits[0]
+    return logits.log_softmax(-1)[range(len(summary)), summary]
+
+
+def adapted(model):
+    torch.manual_seed(1)
+    lora = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return lora.eval()
+
+
+@pytest.mark.parametrize("share_document", [True, False])
+@pytest.mark.parametrize("with_adapter", [False, True])
+@pytest.mark.parametrize("family", ["bart", "t5", "llama"])
+def test_logits_are_those_of_a_pass_for_each_summary(family, with_adapter, share_document):
+    model = tiny_model(family)
+    model = adapted(model) if with_adapter else model
+    inputs, features = batch(family)
+    output = both(family, model, inputs, share_document=share_document)
+    sides = [
+        (output.positive_logits, output.positive_labels, [[t for t in row["labels"] if t >= 0] for row in features]),
+        (output.negative_logits, output.negative_labels, [row["negative_labels"] for row in features]),
+    ]
+    for logits, labels, summaries in sides:
+        assert logits.shape[:2] == labels.shape
+        for number, (row, summary) in enumerate(zip(features, summaries, strict=True)):
+            assert labels[number, : len(summary)].tolist() == summary
+            found = logits[number].log_softmax(-1)[range(len(summary)), summary]
+            torch.testing.assert_close(found, log_prob(family, model, row, summary), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_shared_prompt_gives_the_gradients_of_two_sequences(attention, side):
+    model = tiny_model("llama")
+    model.set_attn_implementation(attention)
+    assert can_share_prompt(model)
+    inputs, _ = batch("llama", side)
+    gradients = []
+    for share_document in (True, False):
+        model.zero_grad()
+        output = both("llama", model, inputs, share_document=share_document)
+        held = output.negative_labels >= 0
+        (
+            output.positive_logits[output.positive_labels >= 0].square().sum() - output.negative_logits[held].sum()
+        ).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for shared, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-4)
+
+
+def test_the_encoder_reads_each_document_once():
+    model, lengths = tiny_model("bart"), []
+    model.get_encoder().layers[0].register_forward_pre_hook(lambda module, args: lengths.append(len(args[0])))
+    inputs, _ = batch("bart")
+    both("bart", model, inputs)
+    both("bart", model, inputs, share_document=False)
+    assert lengths == [4, 8]
+    assert not model.get_encoder()._forward_pre_hooks
+    assert not model.get_encoder()._forward_hooks
+
+
+def test_models_whose_layers_do_not_see_all_tokens_share_no_prompt():
+    model = tiny_model("llama")
+    model.config.sliding_window = 8
+    assert not can_share_prompt(model)
+
+
+def test_a_row_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="mask no prompt"):
+        split_prompts({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, 6]])})
+
+
+def test_prompts_and_summaries_are_split_where_the_labels_begin():
+    prompts, summaries = split_prompts(
+        {
+            "input_ids": torch.tensor([[5, 6, 7, 0], [8, 9, 10, 11]]),
+            "labels": torch.tensor([[-100, 6, 7, -100], [-100, -100, -100, 11]]),
+            "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]),
+        }
+    )
+    assert [prompt.tolist() for prompt in prompts] == [[5], [8, 9, 10]]
+    assert [summary.tolist() for summary in summaries] == [[6, 7], [11]]
