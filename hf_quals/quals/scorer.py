@@ -12,6 +12,7 @@ import torch
 
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.template import QATemplate
+from .inputs import check_texts
 from .pairs import select_pairs
 
 
@@ -266,7 +267,7 @@ class QualsScorer:
         Raises:
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
         """
-        self._check(documents, summaries, batch_size)
+        check_texts(documents, summaries, batch_size)
         distinct_summaries = list(dict.fromkeys(summaries))
         encoded_summaries = self.model.encode(distinct_summaries, self.max_length)
         generated = self.model.generate(
@@ -333,23 +334,6 @@ class QualsScorer:
             document_log_probs=document_log_probs,
             answer_start=pair.answer_start,
         )
-
-    @staticmethod
-    def _check(documents: Sequence[str], summaries: Sequence[str], batch_size: int) -> None:
-        if isinstance(documents, str) or isinstance(summaries, str):
-            raise ValueError("documents and summaries are lists of strings; got a single string.")
-        if len(documents) != len(summaries):
-            raise ValueError(
-                f"Each summary needs its document: got {len(documents)} documents and {len(summaries)} summaries."
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        for name, texts in (("document", documents), ("summary", summaries)):
-            for row, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise ValueError(f"Row {row}: the {name} must be a string, got {type(text).__name__}.")
-                if not text.strip():
-                    raise ValueError(f"Row {row}: the {name} is empty.")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,0 +1,173 @@
+"""FactCC (https://huggingface.co/papers/1910.12840): a classifier of a document and a sentence of its summary."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from ..qagen.model import _device
+from ..quals.inputs import check_texts
+from .text import split_sentences
+from .windows import check_fast, encode_windows, forward_windows
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FACTCC = "manueldeprada/FactCC"
+# What checkpoints call a claim that its document supports, case-folded.
+CONSISTENT_LABELS = ("correct", "consistent", "entailment", "entailed", "supported")
+
+
+@dataclass(frozen=True)
+class FactccResult:
+    """
+    FactCC of one summary, and all it rests on.
+
+    Args:
+        score (`float`): Mean of `probabilities`, from 0 to 1.
+        sentences (`tuple[str, ...]`): The sentences of the summary.
+        probabilities (`tuple[float, ...]`): For each sentence the probability that the document supports it.
+        num_windows (`int`): In how many windows the document was read, the most of any sentence.
+    """
+
+    score: float
+    sentences: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    num_windows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON's types."""
+        return {**vars(self), "sentences": list(self.sentences), "probabilities": list(self.probabilities)}
+
+
+@dataclass
+class FactccScorer:
+    """
+    Scores summaries by a classifier of (document, claim) pairs: FactCC, or any model of natural language inference.
+
+    Each sentence of a summary is a claim. A document that does not fit is read in overlapping windows, and a claim is
+    as consistent as in its best window: what one window does not say, another may.
+
+    Args:
+        model (`PreTrainedModel`): A sequence classifier.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, a fast one.
+        consistent_label (`str`, *optional*): Which label says that the document supports the claim. Left out: the one
+            in the model's `id2label` that is called `correct`, `consistent`, `entailment`, `entailed` or `supported`,
+            in any case.
+        max_length (`int`, *optional*, defaults to 512): The most tokens of a window, the claim included.
+        stride (`int`, *optional*, defaults to 128): How many tokens neighbouring windows share.
+
+    Raises:
+        `ValueError`: if the label is not one of the model's, or none or several of the model's are known; the message
+            lists them. Or if the tokenizer is not a fast one.
+
+    Example:
+
+    ```python
+    >>> from hf_quals.baselines.factcc import FactccScorer
+    >>> scorer = FactccScorer.from_pretrained()  # manueldeprada/FactCC
+    >>> scorer.score(["Lewis believes that Klitschko is hurt."], ["Klitschko is hurt. Lewis won."])[0].probabilities
+    ```
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    consistent_label: str | None = None
+    max_length: int = 512
+    stride: int = 128
+
+    def __post_init__(self):
+        check_fast(self.tokenizer)
+        labels = dict(self.model.config.id2label or {})
+        wanted = CONSISTENT_LABELS if self.consistent_label is None else (self.consistent_label.casefold(),)
+        found = [number for number, label in labels.items() if str(label).casefold() in wanted]
+        if len(found) != 1 or len(labels) < 2:
+            looked_for = " or ".join(map(repr, wanted))
+            raise ValueError(
+                f"The classifier's labels are {', '.join(map(repr, labels.values()))}; exactly one of several must be "
+                f"{looked_for}. Pass consistent_label=… to name the one that says that a claim is supported."
+            )
+        self._label_id = found[0]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike = FACTCC,
+        *,
+        device: str | torch.device | None = None,
+        consistent_label: str | None = None,
+        max_length: int = 512,
+        stride: int = 128,
+        **model_kwargs: Any,
+    ) -> FactccScorer:
+        """
+        Loads a classifier.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`, *optional*, defaults to `"manueldeprada/FactCC"`): A folder or Hub
+                id.
+            device (`str` or `torch.device`, *optional*): Left out: the accelerator of this process if there is one,
+                else the CPU.
+            consistent_label, max_length, stride: Fields of [`FactccScorer`].
+            **model_kwargs: Passed to `from_pretrained` (`dtype`, `token`, …).
+        """
+        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **model_kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        return cls(model.to(_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
+
+    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[FactccResult]:
+        """
+        Scores each summary against the document at the same index.
+
+        Args:
+            documents (`Sequence[str]`): The documents.
+            summaries (`Sequence[str]`): As many summaries.
+            batch_size (`int`, *optional*, defaults to 8): Windows computed together; bounds memory.
+
+        Returns:
+            `list[FactccResult]`: one result a summary, in order.
+
+        Raises:
+            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
+                Or if a sentence leaves no room for a window of the document.
+        """
+        check_texts(documents, summaries, batch_size)
+        sentences = [split_sentences(summary) for summary in summaries]
+        claims = dict.fromkeys(
+            (document, sentence) for document, part in zip(documents, sentences, strict=True) for sentence in part
+        )
+        probabilities = dict(zip(claims, self._probabilities(list(claims), batch_size), strict=True))
+        results = []
+        for document, part in zip(documents, sentences, strict=True):
+            found = [probabilities[document, sentence] for sentence in part]
+            values = tuple(max(windows) for windows in found)
+            results.append(
+                FactccResult(
+                    math.fsum(values) / len(values), tuple(part), values, max(len(windows) for windows in found)
+                )
+            )
+        return results
+
+    def _probabilities(self, claims: list[tuple[str, str]], batch_size: int) -> list[list[float]]:
+        """Of each document and claim the probability of the consistent label in every window."""
+        windows, owners = encode_windows(
+            self.tokenizer,
+            [document for document, _ in claims],
+            [claim for _, claim in claims],
+            cut="only_first",
+            max_length=self.max_length,
+            stride=self.stride,
+        )
+        probabilities: list[list[float]] = [[] for _ in claims]
+        owner = iter(owners)
+        for output in forward_windows(self.model, self.tokenizer, windows, batch_size):
+            for probability in output.logits.float().softmax(dim=-1)[:, self._label_id].tolist():
+                probabilities[next(owner)].append(probability)
+        return probabilities

@@ -1,0 +1,99 @@
+"""Long documents for classifiers and readers of limited input: overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Refuses tokenizers that cannot cut windows.
+
+    Raises:
+        `ValueError`: if the tokenizer is none of the `tokenizers` library.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} cannot cut windows. Load a checkpoint with a tokenizer.json.")
+
+
+def encode_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    cut: str,
+    max_length: int,
+    stride: int,
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """
+    Tokenizes pairs of texts; of a pair that is too long one text is cut into overlapping windows.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        first (`Sequence[str]`): The first texts.
+        second (`Sequence[str]`): As many second texts.
+        cut (`str`): Which text is cut, `"only_first"` or `"only_second"`.
+        max_length (`int`): The most tokens of a window, the other text and special tokens included; less where the
+            tokenizer's own limit is lower.
+        stride (`int`): How many tokens neighbouring windows share.
+
+    Returns:
+        `tuple[list[dict], list[int]]`: of each window its features, with `offset_mapping` and `sequence_ids`, and the
+        index of its pair.
+
+    Raises:
+        `ValueError`: if a text that is not to be cut leaves no room for the other.
+    """
+    if not first:
+        return [], []
+    limit = min(max_length, tokenizer.model_max_length)
+    markers = tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = [
+        [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+        for texts in (first, second)
+    ]
+    long, kept = lengths if cut == "only_first" else reversed(lengths)
+    for row, (num_long, num_kept) in enumerate(zip(long, kept, strict=True)):
+        room = limit - markers - num_kept
+        if num_long > room <= stride:
+            text = (second if cut == "only_first" else first)[row]
+            raise ValueError(
+                f"A window of {limit} tokens has room for {max(room, 0)} beside the {num_kept} of {text[:80]!r}, and "
+                f"needs more than the stride, {stride}. Pass a larger max_length or a smaller stride."
+            )
+    encoding = tokenizer(
+        list(first),
+        list(second),
+        truncation=cut,
+        max_length=limit,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    owners = encoding.pop("overflow_to_sample_mapping")
+    windows = [
+        {name: values[row] for name, values in encoding.items()} | {"sequence_ids": encoding.sequence_ids(row)}
+        for row in range(len(owners))
+    ]
+    return windows, owners
+
+
+@torch.inference_mode()
+def forward_windows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Sequence[dict[str, Any]], batch_size: int
+) -> Iterator[Any]:
+    """Yields the model's output for each batch of windows, which are padded on the right."""
+    for start in range(0, len(windows), batch_size):
+        features = [
+            {name: window[name] for name in tokenizer.model_input_names if name in window}
+            for window in windows[start : start + batch_size]
+        ]
+        batch = tokenizer.pad(features, padding_side="right", return_tensors="pt").to(model.device)
+        yield model(**batch)
