@@ -1,0 +1,161 @@
+"""What annotators hand back, files that the page saved or filled in spreadsheets, and the key that unblinds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..quals.files import InputError, Source
+from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
+
+
+Choices = dict[int, dict[str, str]]
+"""Item number, then criterion, to `"A"`, `"equal"` or `"B"`; what is unanswered is not there."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """
+    What unblinds a study.
+
+    Args:
+        study (`str`): The study's id.
+        systems (`tuple[str, str]`): The names of the two systems.
+        swapped (`dict[int, bool]`): Of every item number, whether A is the second system's summary.
+    """
+
+    study: str
+    systems: tuple[str, str]
+    swapped: dict[int, bool]
+
+    def verdict(self, item: int, choice: str) -> int:
+        """1 where the first system's summary of the item is better, -1 where it is worse, 0 where both are equal."""
+        for_a = {"A": 1, "equal": 0, "B": -1}[choice]
+        return -for_a if self.swapped[item] else for_a
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    One annotator's answers.
+
+    Args:
+        annotator (`str`): The name given in the page; that of the file, without its suffix, of a CSV file.
+        choices (`dict[int, dict[str, str]]`): The choice for every item number and criterion that is answered.
+    """
+
+    annotator: str
+    choices: Choices
+
+    @property
+    def num_complete(self) -> int:
+        """How many items have an answer to every criterion."""
+        return sum(len(choices) == len(CRITERIA) for choices in self.choices.values())
+
+
+def read_key(path: Path) -> Key:
+    """
+    Reads the `key.json` of a study.
+
+    Raises:
+        [`InputError`]: if the file is no key.
+    """
+    key = _read_json(path, KEY_KIND)
+    first, second = key["systems"]
+    swapped = {item["item"]: item["A"] == second for item in key["items"]}
+    return Key(key["study"], (first, second), swapped)
+
+
+def read_all_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
+    """
+    Reads the answers of one study, a file an annotator.
+
+    Raises:
+        [`InputError`]: for a file that cannot be read or holds answers of another study, an unknown item, criterion or
+            choice, or an item twice; and for two files of one annotator.
+    """
+    file_of: dict[str, Path] = {}
+    everyone = []
+    for path in paths:
+        answers = _read_csv(path, key) if path.suffix == ".csv" else _read_page_answers(path, key)
+        name = answers.annotator.casefold()
+        if name in file_of:
+            raise InputError(
+                f"{path} and {file_of[name]} are both of {answers.annotator!r}. Pass one file an annotator; the "
+                "annotator of a CSV file is its file name."
+            )
+        file_of[name] = path
+        everyone.append(answers)
+    return everyone
+
+
+def _read_page_answers(path: Path, key: Key) -> Answers:
+    found = _read_json(path, ANSWERS_KIND)
+    _check_study(str(path), found["study"], key)
+    choices: Choices = {}
+    for number, answers in found["answers"].items():
+        item = _item(f"{path}, item {number}", number, key)
+        choices[item] = {
+            _criterion(f"{path}, item {number}", criterion): _choice(f"{path}, item {number}, {criterion}", choice)
+            for criterion, choice in answers.items()
+        }
+    return Answers(found["annotator"].strip(), choices)
+
+
+def _read_csv(path: Path, key: Key) -> Answers:
+    choices: Choices = {}
+    for place, row in Source(str(path), "document", "A").rows():
+        missing = [column for column in ("study", "item", *CRITERIA) if column not in row]
+        if missing:
+            raise InputError(
+                f"{place}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
+                "commas between cells."
+            )
+        _check_study(place, row["study"], key)
+        item = _item(place, row["item"], key)
+        if item in choices:
+            raise InputError(f"{place}: item {item} again.")
+        cells = {criterion: row[criterion].strip() for criterion in CRITERIA}
+        choices[item] = {
+            criterion: _choice(f"{place}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
+        }
+    return Answers(path.stem, choices)
+
+
+def _read_json(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected the {kind}, a JSON file: {error}.") from error
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        has = found.get("kind", "something else") if isinstance(found, dict) else "something else"
+        raise InputError(f"{path}: expected the {kind}, got {has}.")
+    return found
+
+
+def _check_study(place: str, study: str, key: Key) -> None:
+    if study != key.study:
+        raise InputError(f"{place}: answers of the study {study!r}, but the key is of {key.study!r}.")
+
+
+def _item(place: str, number: str, key: Key) -> int:
+    item = int(number) if number.isdecimal() else 0
+    if item not in key.swapped:
+        raise InputError(f"{place}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
+    return item
+
+
+def _criterion(place: str, criterion: str) -> str:
+    if criterion not in CRITERIA:
+        raise InputError(f"{place}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
+    return criterion
+
+
+def _choice(place: str, given: str) -> str:
+    for choice in CHOICES:
+        if given.casefold() == choice.casefold():
+            return choice
+    raise InputError(f"{place}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")

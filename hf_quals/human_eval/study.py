@@ -1,0 +1,243 @@
+"""A blinded study: which documents, whose summary stands on which side, and the three files that it is.
+
+`study.html` and `study.csv` show the same items and are for the annotators; `key.json` says which system is which.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..quals.files import InputError, Source
+
+
+CRITERIA = {
+    "factual_consistency": "Which summary stays closer to the facts of the document?",
+    "informativeness": "Which summary tells more of what matters in the document?",
+    "grammar": "Which summary has fewer mistakes of grammar and spelling?",
+}
+CHOICES = ("A", "equal", "B")
+KEY_KIND = "key of a human-eval study"
+ANSWERS_KIND = "answers of a human-eval study"
+CELL_LIMIT = 32_767  # characters in a cell of Excel and LibreOffice
+
+_PAGE = Path(__file__).with_name("page.html")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What two systems wrote about one document.
+
+    Args:
+        document (`str`): The document.
+        summaries (`tuple[str, str]`): The summary of the first and of the second system.
+        places (`tuple[str, str]`): Where they stand: `"quals.jsonl, line 3"`.
+    """
+
+    document: str
+    summaries: tuple[str, str]
+    places: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Item:
+    """
+    A comparison as an annotator sees it.
+
+    Args:
+        comparison (`Comparison`): What is compared.
+        swapped (`bool`): Whether A is the second system's summary.
+    """
+
+    comparison: Comparison
+    swapped: bool
+
+    def shown(self) -> dict[str, str]:
+        """What an annotator may see."""
+        a, b = reversed(self.comparison.summaries) if self.swapped else self.comparison.summaries
+        return {"document": self.comparison.document, "A": a, "B": b}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Items in the order in which they are shown, counted from 1."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def id(self) -> str:
+        """Digest of what is shown: answers of another study, or of other sides, do not have it."""
+        shown = json.dumps([item.shown() for item in self.items])
+        return hashlib.sha256(shown.encode()).hexdigest()[:16]
+
+    def page(self) -> str:
+        """The study as one HTML page that needs no network."""
+        study = {
+            "id": self.id,
+            "kind": ANSWERS_KIND,
+            "criteria": [{"name": name, "question": question} for name, question in CRITERIA.items()],
+            "items": [{"item": number, **item.shown()} for number, item in enumerate(self.items, start=1)],
+        }
+        # Without "<" no text of a document can end the script element that holds it, or open a comment there.
+        embedded = json.dumps(study, ensure_ascii=False).replace("<", "\\u003c")
+        return _PAGE.read_text(encoding="utf-8").replace("{{study}}", embedded, 1)
+
+    def table(self) -> str:
+        """The study as CSV, a row an item, with an empty column for each criterion."""
+        file = io.StringIO()
+        writer = csv.writer(file)
+        writer.writerow(["study", "item", "document", "A", "B", *CRITERIA])
+        for number, item in enumerate(self.items, start=1):
+            texts = (_as_text(text) for text in item.shown().values())
+            writer.writerow([self.id, number, *texts, *[""] * len(CRITERIA)])
+        return file.getvalue()
+
+    def key(self, systems: tuple[str, str]) -> dict[str, Any]:
+        """Which system wrote A and which B of every item, and where the texts stand."""
+        items = []
+        for number, item in enumerate(self.items, start=1):
+            a, b = reversed(systems) if item.swapped else systems
+            items.append({"item": number, "A": a, "B": b, "places": list(item.comparison.places)})
+        return {"kind": KEY_KIND, "study": self.id, "systems": list(systems), "items": items}
+
+    @property
+    def num_beyond_cells(self) -> int:
+        """How many items have a text that a cell of a spreadsheet cannot hold."""
+        return sum(any(len(text) > CELL_LIMIT for text in item.shown().values()) for item in self.items)
+
+
+def _as_text(cell: str) -> str:
+    # A spreadsheet takes such a cell for a formula, and shows an error in its place or runs it.
+    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def compare(first: Source, second: Source) -> list[Comparison]:
+    """
+    Pairs two systems' summaries by the text of their documents, in the order of the first.
+
+    Args:
+        first (`Source`): Documents and summaries of the first system.
+        second (`Source`): Those of the second, of the same documents in any order.
+
+    Raises:
+        [`InputError`]: for a column that is missing or holds no text, for a document that occurs twice, or if the two
+            do not have the same documents.
+    """
+    ours, theirs = _read(first), _read(second)
+    for source, found, other in ((first, ours, theirs), (second, theirs, ours)):
+        alone = [place for document, (_, place) in found.items() if document not in other]
+        if alone:
+            raise InputError(
+                f"{len(alone)} of the {len(found)} documents of {source.path} are not in the other file (the first: "
+                f"{alone[0]}). Both must have the same documents, character by character."
+            )
+    return [
+        Comparison(document, (summary, theirs[document][0]), (place, theirs[document][1]))
+        for document, (summary, place) in ours.items()
+    ]
+
+
+def _read(source: Source) -> dict[str, tuple[str, str]]:
+    """Summary and place of every document."""
+    found: dict[str, tuple[str, str]] = {}
+    for place, row in source.rows():
+        for column in (source.document_column, source.summary_column):
+            _check_text(place, row, column)
+        document, summary = source.texts(row)
+        if document in found:
+            raise InputError(f"{place}: the document of {found[document][1]} again. Keep one row a document.")
+        found[document] = summary, place
+    return found
+
+
+def _check_text(place: str, row: dict[str, Any], column: str) -> None:
+    if column not in row:
+        raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
+    if not isinstance(row[column], str) or not row[column].strip():
+        raise InputError(f"{place}: column {column!r} must hold text, got {row[column]!r}.")
+    try:
+        row[column].encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: column {column!r} holds half of a surrogate pair, no character.") from error
+
+
+def differs(comparison: Comparison) -> bool:
+    """Whether the summaries differ in more than white space, which an annotator could not see."""
+    first, second = (summary.split() for summary in comparison.summaries)
+    return first != second
+
+
+def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0) -> Study:
+    """
+    Draws the items of a study and the sides of their summaries at random.
+
+    Each system is A in half of the items; of an odd number, chance decides which is A once more. Comparisons whose two
+    summaries are the same are never drawn: they would say that the systems are equal, whatever the annotator thinks.
+
+    Args:
+        comparisons (`Sequence[Comparison]`): What can be drawn.
+        num_items (`int`, *optional*, defaults to 100): How many items the study has.
+        seed (`int`, *optional*, defaults to 0): Of the draw and the sides. The same seed gives the same study.
+
+    Raises:
+        [`InputError`]: if there are fewer comparisons of different summaries than `num_items`.
+    """
+    different = [comparison for comparison in comparisons if differs(comparison)]
+    if len(different) < num_items:
+        raise InputError(
+            f"{num_items} items were asked for, but of {len(comparisons)} documents only {len(different)} have two "
+            f"different summaries. Pass a smaller --num-items, or more documents."
+        )
+    rng = random.Random(seed)
+    drawn = rng.sample(different, num_items)
+    odd_one = rng.randrange(2)
+    swapped = [(number + odd_one) % 2 == 1 for number in range(num_items)]
+    rng.shuffle(swapped)
+    return Study(tuple(map(Item, drawn, swapped)))
+
+
+def write_study(study: Study, systems: tuple[str, str], folder: Path, *, overwrite: bool = False) -> None:
+    """
+    Writes `study.html` and `study.csv` for the annotators, and `key.json`, which they must not see.
+
+    Raises:
+        [`InputError`]: if the systems have one name, or if a file exists and `overwrite` is `False`.
+    """
+    if systems[0] == systems[1]:
+        raise InputError(f"Both systems would be called {systems[0]!r}. Pass two names with --names.")
+    files = {
+        folder / "study.html": study.page().encode(),
+        folder / "study.csv": study.table().encode("utf-8-sig"),  # Excel takes a file without the mark for Latin-1
+        folder / "key.json": json.dumps(study.key(systems), indent=1, ensure_ascii=False).encode(),
+    }
+    check_outputs(files, overwrite=overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(files)
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Sequence[Path] = (), *, overwrite: bool) -> None:
+    """Raises [`InputError`] for the first output that is an input, or that exists unless it may be replaced."""
+    for path in outputs:
+        if path.resolve() in (given.resolve() for given in inputs):
+            raise InputError(f"{path} is an input. Name another output.")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists. Pass --overwrite to replace it.")
+
+
+def write_files(files: dict[Path, bytes]) -> None:
+    """Writes all files under temporary names, then renames them."""
+    temporary = {path: path.with_name(path.name + ".tmp") for path in files}
+    for path, content in files.items():
+        temporary[path].write_bytes(content)
+    for path in files:
+        os.replace(temporary[path], path)
