@@ -1,0 +1,9 @@
+from pathlib import Path
+
+from hf_quals.metrics.space import interface
+
+
+demo = interface(Path(__file__).with_name("entity_precision.py"), return_entities=True)
+
+if __name__ == "__main__":
+    demo.launch()

@@ -1,0 +1,95 @@
+"""FactCC: a classifier of a document and each sentence of its summary."""
+
+import functools
+
+import evaluate
+
+from hf_quals.baselines.factcc import FACTCC, FactccScorer
+from hf_quals.metrics.source_metric import FEATURES, SourceMetric
+
+
+_CITATION = """\
+@inproceedings{kryscinski-etal-2020-evaluating,
+    title = "Evaluating the Factual Consistency of Abstractive Text Summarization",
+    author = "Kryscinski, Wojciech and McCann, Bryan and Xiong, Caiming and Socher, Richard",
+    booktitle = "Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing (EMNLP)",
+    year = "2020",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/2020.emnlp-main.750",
+    doi = "10.18653/v1/2020.emnlp-main.750",
+}
+"""
+
+_DESCRIPTION = """\
+FactCC measures whether summaries stay with the facts of their documents: a classifier reads the document and each
+sentence of the summary, and says how probable it is that the one supports the other.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[str]`): The summaries. A blank one is not scored.
+    sources (`list[str]`): The document of each.
+    model_id (`str`, *optional*, defaults to `"manueldeprada/FactCC"`): A classifier of (document, claim) pairs: folder
+        or Hub id of a FactCC or a model of natural language inference.
+    consistent_label (`str`, *optional*): Which of its labels says that the document supports the claim. Left out: the
+        one called `correct`, `consistent`, `entailment`, `entailed` or `supported`, in any case.
+    batch_size (`int`, *optional*, defaults to 8): Windows of documents computed together; bounds memory.
+    device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
+    return_sentences (`bool`, *optional*, defaults to `False`): Whether to return each sentence's probability.
+
+Returns:
+    factcc (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
+    scores (`list[float]`): Of each summary the mean probability of its sentences; NaN where it is blank.
+    num_unscored (`int`): How many are NaN.
+    sentences (`list[list[dict]]`): With `return_sentences`, of each summary its sentences, `text` and `probability`.
+
+Example:
+    >>> import evaluate
+    >>> from hf_quals import metrics
+    >>> factcc = evaluate.load(metrics.path("factcc"))
+    >>> results = factcc.compute(  # doctest: +SKIP
+    ...     predictions=["Klitschko is hurt.", "Lewis is hurt."],
+    ...     sources=["Lewis believes that Klitschko is hurt."] * 2,
+    ... )
+    >>> right, wrong = results["scores"]  # doctest: +SKIP
+"""
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(model_id: str, consistent_label: str | None, device: str | None) -> FactccScorer:
+    return FactccScorer.from_pretrained(model_id, consistent_label=consistent_label, device=device)
+
+
+class Factcc(SourceMetric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=FEATURES,
+            reference_urls=["https://huggingface.co/papers/1910.12840"],
+        )
+
+    def _compute(
+        self,
+        predictions,
+        sources,
+        model_id=FACTCC,
+        consistent_label=None,
+        batch_size=8,
+        device=None,
+        return_sentences=False,
+    ):
+        scorer = _scorer(model_id, consistent_label, device)
+        output, results = self.judge(functools.partial(scorer.score, batch_size=batch_size), predictions, sources)
+        if return_sentences:
+            output["sentences"] = [
+                [
+                    {"text": text, "probability": probability}
+                    for text, probability in zip(result.sentences, result.probabilities, strict=True)
+                ]
+                if result is not None
+                else []
+                for result in results
+            ]
+        return output

@@ -1,0 +1,86 @@
+"""QUALS: factual consistency of summaries by question–answer pairs."""
+
+import functools
+
+import evaluate
+
+from hf_quals import QualsScorer
+from hf_quals.metrics.source_metric import FEATURES, SourceMetric
+
+
+_CITATION = """\
+@inproceedings{nan-etal-2021-improving,
+    title = "Improving Factual Consistency of Abstractive Summarization via Question Answering",
+    author = "Nan, Feng and Nogueira dos Santos, Cicero and Zhu, Henghui and Ng, Patrick and McKeown, Kathleen and
+      Nallapati, Ramesh and Zhang, Dejiao and Wang, Zhiguo and Arnold, Andrew O. and Xiang, Bing",
+    booktitle = "Proceedings of the 59th Annual Meeting of the Association for Computational Linguistics and the 11th
+      International Joint Conference on Natural Language Processing (Volume 1: Long Papers)",
+    year = "2021",
+    publisher = "Association for Computational Linguistics",
+    url = "https://aclanthology.org/2021.acl-long.536",
+    doi = "10.18653/v1/2021.acl-long.536",
+}
+"""
+
+_DESCRIPTION = """\
+QUALS measures whether summaries stay with the facts of their documents. One model writes question–answer pairs about
+a summary; pairs that are probable given the summary but improbable given the document betray a wrong fact.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[str]`): The summaries. A blank one is not scored.
+    sources (`list[str]`): The document of each.
+    model_id (`str`, *optional*): A QAGen model: folder, Hub id, or adapter. Left out: the default model of hf-quals.
+    batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
+    device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
+    return_pairs (`bool`, *optional*, defaults to `False`): Whether to return the pairs that each score rests on.
+
+Returns:
+    quals (`float`): Mean over the scored summaries; higher is better, 0 means "as plausible from the document as from
+        the summary". NaN if none was scored.
+    scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
+    num_unscored (`int`): How many are NaN.
+    pairs (`list[list[dict]]`): With `return_pairs`, of each summary its question–answer pairs, with the
+        log-probabilities of their tokens given the summary and given the document.
+
+Example:
+    >>> import evaluate
+    >>> from hf_quals import metrics
+    >>> quals = evaluate.load(metrics.path("quals"))
+    >>> source = "Lewis believes that Klitschko is hurt. Joshua, 27, has won all of his 18 professional fights."
+    >>> results = quals.compute(
+    ...     predictions=["Joshua has won all of his 18 fights.", "Joshua has won all of his 31 fights.", ""],
+    ...     sources=[source, source, source],
+    ... )
+    >>> right, wrong, blank = results["scores"]
+    >>> right > wrong
+    True
+    >>> blank, results["num_unscored"]
+    (nan, 1)
+    >>> results["quals"] == (right + wrong) / 2
+    True
+"""
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(model_id: str | None, device: str | None) -> QualsScorer:
+    return QualsScorer.from_pretrained(model_id, device=device)
+
+
+class Quals(SourceMetric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=FEATURES,
+            reference_urls=["https://huggingface.co/papers/2105.04623"],
+        )
+
+    def _compute(self, predictions, sources, model_id=None, batch_size=8, device=None, return_pairs=False):
+        score = functools.partial(_scorer(model_id, device).score, batch_size=batch_size)
+        output, results = self.judge(score, predictions, sources)
+        if return_pairs:
+            output["pairs"] = [[] if result is None else result.to_dict()["pairs"] for result in results]
+        return output

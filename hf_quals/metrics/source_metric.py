@@ -1,0 +1,66 @@
+"""What the metrics share: their inputs and what is refused of them, blank predictions, and the form of results."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+
+FEATURES = datasets.Features({"predictions": datasets.Value("string"), "sources": datasets.Value("string")})
+
+
+# Abstract, since evaluate takes the first concrete metric that it finds in a module's file.
+class SourceMetric(evaluate.Metric, abc.ABC):
+    """
+    A metric that scores each prediction against the source it was made from.
+
+    Subclasses have `_info`, with [`FEATURES`], and `_compute`, whose result comes from [`SourceMetric.judge`].
+    """
+
+    @abc.abstractmethod
+    def _info(self) -> evaluate.MetricInfo: ...
+
+    def add_batch(self, *, predictions=None, sources=None, **kwargs):
+        """Add a batch of predictions and sources to the metric's stack."""
+        # evaluate itself takes a string for a list of characters, and writes a number as a string.
+        for name, texts in (("predictions", predictions), ("sources", sources)):
+            if texts is None or isinstance(texts, str):
+                raise ValueError(f"{name} must be a list of strings, got {type(texts).__name__}.")
+            for row, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise ValueError(f"{name}, row {row}: expected a string, got {type(text).__name__}.")
+        for row, source in enumerate(sources):
+            if not source.strip():
+                raise ValueError(f"sources, row {row}: the text is empty.")
+        super().add_batch(predictions=predictions, sources=sources, **kwargs)
+
+    def judge(
+        self, score: Callable[[list[str], list[str]], Sequence[Any]], predictions: list[str], sources: list[str]
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """
+        Scores the predictions; a blank one, which summarizers write early in training, is left unscored.
+
+        Args:
+            score (`Callable`): Takes documents and summaries, returns one result a summary, with its `score`.
+            predictions (`list[str]`): The summaries.
+            sources (`list[str]`): Their documents.
+
+        Returns:
+            `tuple[dict, list]`: what `compute` returns, the mean over the scored predictions under the metric's name,
+            `scores` with NaN for each unscored one, and `num_unscored`; and the results, `None` for blank predictions.
+        """
+        rows = [row for row, prediction in enumerate(predictions) if prediction.strip()]
+        results: list[Any] = [None] * len(predictions)
+        if rows:
+            found = score([sources[row] for row in rows], [predictions[row] for row in rows])
+            for row, result in zip(rows, found, strict=True):
+                results[row] = result
+        scores = [math.nan if result is None else result.score for result in results]
+        scored = [value for value in scores if not math.isnan(value)]
+        mean = math.fsum(scored) / len(scored) if scored else math.nan
+        return {self.name: mean, "scores": scores, "num_unscored": len(scores) - len(scored)}, results

@@ -1,0 +1,265 @@
+"""Metrics to Spaces, models and adapters to model repositories: what is checked before, and the upload."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from . import __version__, metrics
+
+
+class PublishError(Exception):
+    """What keeps a folder from being published; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What is published.
+
+    Args:
+        repo_type (`str`): Of its repository: `"space"` or `"model"`.
+        files (`tuple[str, ...]`): Patterns that must each match a file of the folder.
+        front_matter (`tuple[str, ...]`): Keys the card's front matter must have.
+        sections (`tuple[str, ...]`): Headings the card must have.
+    """
+
+    repo_type: str
+    files: tuple[str, ...]
+    front_matter: tuple[str, ...]
+    sections: tuple[str, ...] = ()
+
+
+KINDS = {
+    "metric": Kind(
+        repo_type="space",
+        files=("app.py", "requirements.txt"),
+        front_matter=("title", "sdk", "sdk_version", "app_file", "tags", "description"),
+        sections=(
+            "Metric Description",
+            "How to Use",
+            "Inputs",
+            "Output Values",
+            "Values from Popular Papers",
+            "Examples",
+            "Limitations and Bias",
+            "Citation",
+            "Further References",
+        ),
+    ),
+    "model": Kind(repo_type="model", files=("config.json", "*.safetensors"), front_matter=("license",)),
+    "adapter": Kind(
+        repo_type="model",
+        files=("adapter_config.json", "adapter_model.safetensors"),
+        front_matter=("license", "base_model"),
+    ),
+}
+
+_LEFT_OUT = {".git", ".cache", "__pycache__"}
+# What torch and Python write as pickles, which run code when they are read.
+_PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+_WEIGHTS = {".gguf", ".onnx", ".safetensors"}
+_SECRET = re.compile(
+    rb"\bhf_[A-Za-z0-9]{30,}|\bgh[opsu]_[A-Za-z0-9]{36}|\bAKIA[0-9A-Z]{16}\b|\bsk-[A-Za-z0-9_-]{32,}"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """
+    A checked folder and where it goes.
+
+    Args:
+        repo_id (`str`): The repository, `user/name`.
+        kind (`Kind`): What it is.
+        folder (`Path`): Where the files lie.
+        files (`tuple[Path, ...]`): What goes up, relative to the folder, in order.
+    """
+
+    repo_id: str
+    kind: Kind
+    folder: Path
+    files: tuple[Path, ...]
+
+    def describe(self) -> str:
+        """The files that go up, with their sizes in bytes."""
+        sizes = [(self.folder / file).stat().st_size for file in self.files]
+        width = len(f"{sum(sizes):,}")
+        lines = [f"{size:>{width},}  {file.as_posix()}" for size, file in zip(sizes, self.files, strict=True)]
+        return "\n".join([*lines, f"{sum(sizes):>{width},}  bytes to the {self.kind.repo_type} {self.repo_id}"])
+
+
+def prepare(kind: str, repo_id: str, folder: str | Path | None = None) -> Publication:
+    """
+    Checks a folder, without the Hub: the files and the card of its kind, no pickle, nothing that looks like a secret.
+
+    Args:
+        kind (`str`): `"metric"`, `"model"` or `"adapter"`.
+        repo_id (`str`): Where it goes, `user/name`. For `evaluate.load`, the script of a metric must be `name.py`.
+        folder (`str` or `Path`, *optional*): What is published. Left out, the metric called `name` or the default
+            adapter.
+
+    Returns:
+        [`Publication`]
+
+    Raises:
+        [`PublishError`]: with all that is wrong.
+    """
+    if kind not in KINDS:
+        raise PublishError(f"What is published is one of {', '.join(KINDS)}, got {kind!r}.")
+    user, _, name = repo_id.partition("/")
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    if not (user and name):
+        raise PublishError(f"The repository must be given as user/name, got {repo_id!r}.")
+    folder = _default_folder(kind, name) if folder is None else Path(folder)
+    if not folder.is_dir():
+        raise PublishError(f"{folder} is not a folder.")
+
+    files = tuple(
+        sorted(
+            file.relative_to(folder)
+            for file in folder.rglob("*")
+            if file.is_file() and _LEFT_OUT.isdisjoint(file.relative_to(folder).parts)
+        )
+    )
+    wanted = (f"{name}.py", *KINDS[kind].files) if kind == "metric" else KINDS[kind].files
+    problems = [f"no file {pattern}" for pattern in wanted if not any(folder.glob(pattern))]
+    problems += _card_problems(folder, KINDS[kind])
+    if kind == "adapter":
+        problems += _base_model_problems(folder)
+    for file in files:
+        if file.suffix in _PICKLES:
+            problems.append(f"{file} is a pickle, which can run code: remove it, or save it as safetensors")
+        elif file.name.startswith(".env") or _holds_secret(folder / file):
+            problems.append(f"{file} holds what looks like a secret")
+    if problems:
+        raise PublishError("\n- ".join([f"{folder} cannot be published as a {kind} called {name}:", *problems]))
+    return Publication(repo_id, KINDS[kind], folder, files)
+
+
+def _holds_secret(file: Path) -> bool:
+    return file.suffix not in _WEIGHTS and _SECRET.search(file.read_bytes()) is not None
+
+
+def _default_folder(kind: str, name: str) -> Path:
+    if kind == "adapter":
+        from .qagen.default import ADAPTER_FOLDER
+
+        return ADAPTER_FOLDER
+    if kind == "metric" and name in metrics.NAMES:
+        return Path(metrics.path(name))
+    known = f" or call the repository {', '.join(metrics.NAMES)}" if kind == "metric" else ""
+    raise PublishError(f"Which {kind}? Pass --path FOLDER{known}.")
+
+
+def _card_problems(folder: Path, kind: Kind) -> list[str]:
+    try:
+        card = RepoCard.load(folder / "README.md")
+    except (ValueError, yaml.YAMLError) as error:
+        # A missing file is a ValueError, too.
+        return [f"README.md: {error}"]
+    fields = card.data.to_dict()
+    headings = {line.strip("# ").casefold() for line in card.text.splitlines() if line.startswith("#")}
+    problems = [f"README.md: no {key} in the front matter" for key in kind.front_matter if not fields.get(key)]
+    problems += [f"README.md: no section {name}" for name in kind.sections if name.casefold() not in headings]
+    if fields.get("sdk", "gradio") != "gradio":
+        problems.append(f"README.md: sdk must be gradio, got {fields['sdk']}")
+    if "app_file" in fields and not (folder / str(fields["app_file"])).is_file():
+        problems.append(f"README.md: app_file {fields['app_file']} does not exist")
+    return problems
+
+
+def _base_model_problems(folder: Path) -> list[str]:
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return []
+    try:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"adapter_config.json: no base_model_name_or_path can be read: {error!r}"]
+    if base is None or Path(base).is_absolute():
+        return [f"adapter_config.json: base_model_name_or_path is {base}, which others cannot load; give its Hub id"]
+    return []
+
+
+def upload(publication: Publication, *, private: bool = False, update: bool = False) -> str:
+    """
+    Creates the repository and commits the files to it, all or none.
+
+    Args:
+        publication ([`Publication`]): What [`prepare`] returned.
+        private (`bool`, *optional*, defaults to `False`): Whether only its owner can see the repository.
+        update (`bool`, *optional*, defaults to `False`): Whether the repository may exist already: its files of the
+            same names are replaced, others stay.
+
+    Returns:
+        `str`: the address of the repository.
+
+    Raises:
+        [`PublishError`]: if there is no token or a wrong one, the repository exists or may not be written to, or the
+            connection broke.
+    """
+    if get_token() is None:
+        raise PublishError("No token. Log in with `hf auth login`, or set HF_TOKEN; it needs the role 'write'.")
+    api = HfApi(library_name="hf_quals", library_version=__version__)
+    repo_id, repo_type = publication.repo_id, publication.kind.repo_type
+    created = False
+    try:
+        api.whoami()
+        if api.repo_exists(repo_id, repo_type=repo_type):
+            if not update:
+                raise PublishError(
+                    f"The {repo_type} {repo_id} exists. Pass --update to replace files in it, or another --repo-id."
+                )
+            if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+                raise PublishError(f"The {repo_type} {repo_id} is public, and --private does not change that.")
+        else:
+            sdk = "gradio" if repo_type == "space" else None
+            api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk)
+            created = True
+        operations = [
+            CommitOperationAdd(path_in_repo=file.as_posix(), path_or_fileobj=publication.folder / file)
+            for file in publication.files
+        ]
+        commit = api.create_commit(
+            repo_id, operations, repo_type=repo_type, commit_message=f"Published with hf-quals {__version__}"
+        )
+    except OfflineModeIsEnabled as error:
+        raise PublishError("HF_HUB_OFFLINE keeps this process from the Hub. Unset it to publish.") from error
+    except (HTTPError, OSError, RuntimeError) as error:
+        # huggingface_hub raises a RuntimeError from what went wrong with a large file.
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        said = f"The connection to {api.endpoint} broke ({cause})."
+        if isinstance(cause, HfHubHTTPError):
+            said = _refused(cause, repo_id)
+        raise PublishError(said + _left(repo_id, created)) from error
+    except ValueError as error:
+        raise PublishError(f"The Hub refuses the card. {error}{_left(repo_id, created)}") from error
+    return str(commit.repo_url)
+
+
+def _left(repo_id: str, created: bool) -> str:
+    if not created:
+        return ""
+    return f"\n{repo_id} was created, and is empty unless only the last answer was lost. Go on with --update."
+
+
+def _refused(error: HfHubHTTPError, repo_id: str) -> str:
+    status, message = error.response.status_code, error.server_message or str(error).strip()
+    if status == 401:
+        return "The Hub does not accept the token. Log in with `hf auth login`, or set HF_TOKEN."
+    if status == 403:
+        user = repo_id.partition("/")[0]
+        return f"The token may not write to {repo_id}: it needs the role 'write', and rights under {user}. {message}"
+    return f"The Hub refuses {repo_id} (HTTP {status}): {message}"
