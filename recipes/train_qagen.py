@@ -25,26 +25,16 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    HfArgumentParser,
-    Seq2SeqTrainingArguments,
-    set_seed,
-)
+from common import ModelArguments, base_and_adapter, load_model, parse_arguments
+from transformers import Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_quals import QAGenModel
-from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
 from hf_quals.qagen.template import QATemplate
 from hf_quals.qagen.training import (
     DataCollatorForQAGen,
@@ -60,24 +50,15 @@ from hf_quals.quals.pairs import select_pairs
 logger = logging.getLogger("train_qagen")
 
 
-@dataclass
-class QAGenArguments:
+@dataclass(kw_only=True)
+class QAGenArguments(ModelArguments):
     """What to train, on what; the rest is [`Seq2SeqTrainingArguments`]."""
 
     train_data: list[str] = field(
         metadata={"help": "SQuAD JSON files, or datasets of the Hub in SQuAD form (`rajpurkar/squad`)."}
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The model to train; the base of the package's default model if left out."}
-    )
     prompt: str = field(default=QATemplate.prompt, metadata={"help": "QATemplate.prompt: what the model reads."})
     pair: str = field(default=QATemplate.pair, metadata={"help": "QATemplate.pair: what the model writes."})
-    dtype: str = field(default="auto", metadata={"help": "Type of the (frozen, with LoRA) base weights."})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "`eager` or `sdpa`: training packs pairs under a mask that only these take."}
-    )
-    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear layers; 0 trains all weights."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "Defaults to twice the rank."})
     adapter_dtype: str | None = field(
         default=None, metadata={"help": "Type the finished adapter is saved in (`float16` halves it); else float32."}
     )
@@ -102,19 +83,6 @@ class QAGenArguments:
             raise ValueError("sentence_share and joined_share are shares of the same passages: at most 1 together.")
         if self.variants < 1:
             raise ValueError(f"variants must be at least 1, got {self.variants}.")
-
-
-def parse_arguments() -> tuple[QAGenArguments, Seq2SeqTrainingArguments]:
-    parser = HfArgumentParser((QAGenArguments, Seq2SeqTrainingArguments))
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        # The file's values come first, so that flags of the command line win.
-        import yaml
-
-        values = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
-        from_file = [part for key, value in values.items() for part in (f"--{key}", str(value))]
-        arguments = from_file + arguments[1:]
-    return parser.parse_args_into_dataclasses(arguments)
 
 
 def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]:
@@ -147,7 +115,7 @@ def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]
 
 
 def main():
-    args, training_args = parse_arguments()
+    args, training_args = parse_arguments(QAGenArguments, Seq2SeqTrainingArguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.utils.logging.set_verbosity_info()
     template = QATemplate(prompt=args.prompt, pair=args.pair)
@@ -156,21 +124,9 @@ def main():
     passages = [passage for name in args.train_data for passage in load_squad(name)]
     train, held_out = hold_out(passages, args.held_out, training_args.seed)
 
-    name_or_path = args.model_name_or_path or str(default_base_model())
-    is_encoder_decoder = AutoConfig.from_pretrained(name_or_path).is_encoder_decoder
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    model = auto_class.from_pretrained(name_or_path, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    model, tokenizer = load_model(args)
+    is_encoder_decoder = model.config.is_encoder_decoder
     weights_dtype = model.dtype
-    if args.lora_r:
-        lora = LoraConfig(
-            r=args.lora_r,
-            lora_alpha=args.lora_alpha or 2 * args.lora_r,
-            target_modules="all-linear",
-            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
-        )
-        model = get_peft_model(model, lora)
-        model.print_trainable_parameters()
 
     def features(texts):
         rows, counts = tokenize_passages(
@@ -214,16 +170,15 @@ def main():
         "steps": trainer.state.global_step,
     }
     if args.lora_r:
-        if args.model_name_or_path is None:
-            model.peft_config["default"].base_model_name_or_path = BASE_MODEL_ID
         for parameter in model.parameters():
             if parameter.requires_grad and args.adapter_dtype:
                 parameter.data = parameter.data.to(getattr(torch, args.adapter_dtype))
     trainer.save_model()
     template.save_pretrained(output_dir)
     if args.generate_on:
+        base, _ = base_and_adapter(args.model_name_or_path)
         adapter = output_dir if args.lora_r else None
-        qagen = QAGenModel.from_pretrained(name_or_path if adapter else output_dir, adapter=adapter)
+        qagen = QAGenModel.from_pretrained(base if adapter else output_dir, adapter=adapter)
         metrics.update(evaluate_generation(qagen, [passage.text for passage in held_out[: args.generate_on]]))
     trainer.save_metrics("all", metrics)
     print(json.dumps(metrics, indent=2))

@@ -1,0 +1,115 @@
+"""What the recipes share: arguments from flags or a YAML file, and the model to train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedTokenizerBase,
+)
+
+from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """Which model to train, and which of its weights."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "The model to train, or an adapter to go on with; SmolLM2-135M-Instruct if left out."},
+    )
+    dtype: str = field(default="auto", metadata={"help": "Type of the (frozen, with LoRA) base weights."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "`sdpa` (the default of most models) or `eager`: others take no packed masks."}
+    )
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear layers; 0 trains all weights."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Defaults to twice the rank."})
+
+
+def parse_arguments(*dataclass_types: Any, **defaults: Any) -> tuple[Any, ...]:
+    """
+    Parses the command line: flags, behind a YAML file of them if its first word names one. Flags win.
+
+    Args:
+        *dataclass_types: The dataclasses to fill.
+        **defaults: Defaults that differ from the dataclasses' own.
+    """
+    parser = HfArgumentParser(dataclass_types)
+    parser.set_defaults(**defaults)
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        from_file = []
+        for name, value in yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8")).items():
+            values = value if isinstance(value, list) else [value]
+            from_file += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        arguments = from_file + arguments[1:]
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def base_and_adapter(name_or_path: str | None) -> tuple[str, str | None]:
+    """
+    Which weights a name stands for.
+
+    Args:
+        name_or_path (`str`, *optional*): A model, or a folder of an adapter; the package's default base if left out.
+
+    Returns:
+        `tuple[str, str | None]`: the model, and the adapter on it if there is one.
+    """
+    name = name_or_path or default_base_model()
+    if not Path(name, "adapter_config.json").is_file():
+        return name, None
+    base = PeftConfig.from_pretrained(name).base_model_name_or_path
+    return (default_base_model() if base == BASE_MODEL_ID else base), name
+
+
+def load_model(args: ModelArguments, name_or_path: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """
+    Loads the model to train and its tokenizer.
+
+    Args:
+        args (`ModelArguments`): Which model, and how.
+        name_or_path (`str`, *optional*): Takes the place of `args.model_name_or_path`.
+
+    Returns:
+        `tuple`: the model, with LoRA if `args.lora_r` says so, and the tokenizer.
+
+    Raises:
+        `ValueError`: if an adapter is to go on with a rank that is not its own.
+    """
+    base, adapter = base_and_adapter(name_or_path or args.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(adapter or base)
+    is_encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
+    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    model = auto_class.from_pretrained(base, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    if base == default_base_model():
+        # Where this machine keeps the weights is no name for others.
+        model.name_or_path = model.config._name_or_path = BASE_MODEL_ID
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        rank = model.peft_config["default"].r
+        if rank != args.lora_r:
+            raise ValueError(f"{adapter} is an adapter of rank {rank}: pass --lora_r {rank}, not {args.lora_r}.")
+    elif args.lora_r:
+        lora = LoraConfig(
+            r=args.lora_r,
+            lora_alpha=args.lora_alpha or 2 * args.lora_r,
+            target_modules="all-linear",
+            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder else "CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+    if args.lora_r:
+        model.print_trainable_parameters()
+    return model, tokenizer

@@ -1,0 +1,391 @@
+"""
+Trains a summarizer that stays with the facts: maximum likelihood first, contrastive training from there.
+
+Works for encoder–decoder and decoder-only models, all weights or LoRA, on Hub datasets or local files.
+
+BART-large on XSum, as in the paper (https://huggingface.co/papers/2105.04623), on eight GPUs:
+
+    accelerate launch --config_file recipes/accelerate/ddp.yaml recipes/conseq.py recipes/bart_large_xsum.yaml \\
+        --output_dir results/xsum
+
+The contrastive stage alone, from a model of the Hub that is fine-tuned already:
+
+    python recipes/conseq.py recipes/bart_large_cnn_dailymail.yaml --stage conseq \\
+        --model_name_or_path facebook/bart-large-cnn --output_dir results/cnn
+
+The package's default base model on SciTLDR, on a CPU:
+
+    python recipes/conseq.py recipes/smollm2_scitldr_cpu.yaml --dataset scitldr/train.jsonl \\
+        --eval_dataset scitldr/test.jsonl --output_dir results/scitldr
+
+Its control, maximum likelihood for as many more steps:
+
+    python recipes/conseq.py recipes/smollm2_scitldr_cpu.yaml --dataset scitldr/train.jsonl \\
+        --eval_dataset scitldr/test.jsonl --stage conseq --selection none \\
+        --model_name_or_path results/scitldr/mle --max_steps 40 --output_dir results/scitldr_none
+
+Stages write into `output_dir/mle` and `output_dir/conseq`: the model, its card, `predictions.jsonl` (document,
+reference, summary and QUALS of each held-out row) and `all_results.json`. The same command given again goes on where
+it was cut off, and leaves a finished stage as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate.utils import gather_object
+from common import ModelArguments, load_model, parse_arguments
+from datasets import Dataset, load_dataset
+from transformers import DataCollatorForSeq2Seq, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments, QualsCallback, QualsScorer
+from hf_quals.baselines.rouge import RougeCallback, rouge
+from hf_quals.qagen.template import QATemplate
+
+
+logger = logging.getLogger("conseq")
+
+BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+# What the paper trains with, where it says so.
+PAPER = {
+    "learning_rate": 3e-6,
+    "num_train_epochs": 2,
+    "max_grad_norm": 0.1,
+    "lr_scheduler_type": "polynomial",
+    "label_smoothing_factor": 0.1,
+    "predict_with_generate": True,
+}
+
+
+@dataclass(kw_only=True)
+class ConseqArguments(ModelArguments):
+    """What to train, on what; the rest is [`ContrastiveSeq2SeqTrainingArguments`]."""
+
+    dataset: str = field(metadata={"help": "A dataset of the Hub, or a local .jsonl, .json, .csv or .parquet file."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    train_split: str = field(default="train", metadata={"help": "Split of a Hub dataset to train on."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out rows; `dataset` if left out."})
+    eval_split: str = field(default="validation", metadata={"help": "Split of a Hub dataset that is held out."})
+    document_column: str = field(
+        default="document", metadata={"help": "Column of documents: text, or a list of sentences, which are joined."}
+    )
+    summary_column: str = field(
+        default="summary",
+        metadata={"help": "Column of references: text, or a list of them, the first of which counts."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
+    max_contrastive_samples: int | None = field(
+        default=None, metadata={"help": "Of these, the contrastive stage samples and scores the first so many."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
+
+    prompt: str | None = field(
+        default=None,
+        metadata={"help": "What the model reads; `{text}\\n\\nTL;DR:` (decoder-only) or `{text}` if left out."},
+    )
+    max_document_length: int = field(default=1024, metadata={"help": "The most tokens of a document and its prompt."})
+    max_summary_length: int = field(default=128, metadata={"help": "The most tokens of a reference."})
+    max_new_tokens: int = field(default=60, metadata={"help": "The most tokens of a generated summary."})
+
+    stage: str = field(
+        default="all",
+        metadata={"help": "`mle`, `conseq` (from --model_name_or_path), or `all`: one after the other."},
+    )
+    mle_learning_rate: float = field(
+        default=3e-5, metadata={"help": "`learning_rate` of the maximum-likelihood stage."}
+    )
+    mle_num_train_epochs: float = field(default=3, metadata={"help": "`num_train_epochs` of the same."})
+
+    selection: str = field(
+        default="quals",
+        metadata={
+            "help": "How the contrastive stage chooses S+ and S-: `quals`, `rouge` (mean of ROUGE-1/2/L against the "
+            "reference), or `none`: maximum likelihood goes on, as a control."
+        },
+    )
+    num_candidates: int = field(default=6, metadata={"help": "Samples a document."})
+    positive_share: float = field(default=0.3, metadata={"help": "Share of the documents in S+ of `quals`."})
+    negative_share: float = field(default=0.3, metadata={"help": "Share of the documents in S-."})
+    num_triples: int | None = field(
+        default=None, metadata={"help": "Triples an epoch; as many as the first selection has if left out."}
+    )
+    refresh_every: int = field(default=1, metadata={"help": "Epochs between two selections."})
+    num_eval_samples: int = field(default=32, metadata={"help": "Documents scored at evaluations during training."})
+
+    quals_model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
+    quals_dtype: str = field(default="auto", metadata={"help": "Type of the QAGen's weights."})
+    quals_num_beams: int = field(
+        default=60, metadata={"help": "Pairs generated from a summary, each by its own group."}
+    )
+    quals_batch_size: int = field(default=8, metadata={"help": "Texts that are sampled or scored together."})
+
+    def __post_init__(self):
+        for name, values in (("stage", ("mle", "conseq", "all")), ("selection", ("quals", "rouge", "none"))):
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
+        for name in ("max_train_samples", "max_contrastive_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.max_summary_length < 2:
+            raise ValueError(f"max_summary_length must be at least 2, got {self.max_summary_length}.")
+
+
+# ---- Data ----
+
+
+def load_texts(name: str, split: str, max_samples: int | None, args: ConseqArguments) -> Dataset:
+    """
+    Loads documents and references.
+
+    Args:
+        name (`str`): A dataset of the Hub or a local file.
+        split (`str`): Split of a Hub dataset.
+        max_samples (`int`, *optional*): Takes the first so many.
+        args (`ConseqArguments`): Which columns, and which configuration of a Hub dataset.
+
+    Returns:
+        `Dataset`: columns `document` and `reference`.
+
+    Raises:
+        `ValueError`: if a column is missing, a value is no text, or no row has both.
+    """
+    if builder := BUILDERS.get(Path(name).suffix):
+        dataset = load_dataset(builder, data_files=name, split="train")
+    else:
+        dataset = load_dataset(name, args.dataset_config, split=split)
+    columns = {"document": args.document_column, "reference": args.summary_column}
+    for flag, column in (("document_column", args.document_column), ("summary_column", args.summary_column)):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"{name} has no column {column!r}, it has {', '.join(dataset.column_names)}: name one with --{flag}."
+            )
+    found = dataset.map(
+        lambda row: {new: _text(row[old], new, f"{name}, column {old!r}") for new, old in columns.items()},
+        remove_columns=dataset.column_names,
+    )
+    held = found.filter(lambda row: row["document"] and row["reference"])
+    if len(held) < len(found):
+        logger.warning("%s: %d rows without document or summary are left out.", name, len(found) - len(held))
+    if not len(held):
+        raise ValueError(f"{name} has no row with a document and a summary.")
+    return held if max_samples is None else held.select(range(min(max_samples, len(held))))
+
+
+def _text(value: Any, role: str, place: str) -> str:
+    if isinstance(value, list):
+        value = " ".join(value) if role == "document" else next(iter(value), "")
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{place} must hold text or lists of texts, got {type(value).__name__}.")
+    return value.strip()
+
+
+def tokenize(dataset: Dataset, tokenizer, is_encoder_decoder: bool, args: ConseqArguments) -> Dataset:
+    """
+    Adds `input_ids` and `labels`; texts that are too long lose their end, but not their end marker, and are counted.
+
+    A decoder-only model reads prompt and summary, and learns the summary only.
+    """
+    template = QATemplate(prompt=args.prompt or ("{text}" if is_encoder_decoder else "{text}\n\nTL;DR:"))
+
+    def features(rows: dict[str, list[str]]) -> dict[str, list]:
+        documents = template.encode_texts(
+            tokenizer, rows["document"], max_length=args.max_document_length, is_encoder_decoder=is_encoder_decoder
+        )
+        if is_encoder_decoder:
+            summaries = tokenizer(text_target=rows["reference"], verbose=False)["input_ids"]
+        else:
+            ids = tokenizer([f" {text}" for text in rows["reference"]], add_special_tokens=False)["input_ids"]
+            summaries = [[*row, tokenizer.eos_token_id] for row in ids]
+        most = args.max_summary_length
+        labels = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in summaries]
+        prompts = [document.input_ids for document in documents]
+        cut = {
+            "document_truncated": [document.truncated for document in documents],
+            "summary_truncated": [len(ids) > most for ids in summaries],
+        }
+        if is_encoder_decoder:
+            return {"input_ids": prompts, "labels": labels, **cut}
+        return {
+            "input_ids": [prompt + ids for prompt, ids in zip(prompts, labels, strict=True)],
+            "labels": [[-100] * len(prompt) + ids for prompt, ids in zip(prompts, labels, strict=True)],
+            **cut,
+        }
+
+    tokenized = dataset.map(features, batched=True)
+    counts = {name: sum(tokenized[name]) for name in ("document_truncated", "summary_truncated")}
+    logger.info("%d rows, %s", len(tokenized), counts)
+    return tokenized.remove_columns(list(counts))
+
+
+# ---- Training ----
+
+
+def run_stage(
+    stage: str,
+    model_name_or_path: str | None,
+    args: ConseqArguments,
+    training_args: ContrastiveSeq2SeqTrainingArguments,
+    texts: dict[str, Dataset],
+    scorer: QualsScorer,
+) -> str:
+    """Trains and evaluates one stage; returns the folder of its model."""
+    folder = Path(training_args.output_dir) / stage
+    if (folder / "all_results.json").exists():
+        logger.warning("%s is finished and left as it is: delete the folder to train it anew.", folder)
+        return str(folder)
+    is_contrastive = stage == "conseq" and args.selection != "none"
+    changes: dict[str, Any] = {"output_dir": str(folder)}
+    train_texts = texts["train"]
+    if stage == "mle":
+        changes |= {"learning_rate": args.mle_learning_rate, "num_train_epochs": args.mle_num_train_epochs}
+    elif args.max_contrastive_samples is not None:
+        train_texts = train_texts.select(range(min(args.max_contrastive_samples, len(train_texts))))
+    training_args = dataclasses.replace(training_args, **changes)
+
+    set_seed(training_args.seed)
+    model, tokenizer = load_model(args, model_name_or_path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.generation_config.max_new_tokens = args.max_new_tokens
+    is_encoder_decoder = model.config.is_encoder_decoder
+    with training_args.main_process_first():
+        train, held_out = (
+            tokenize(rows, tokenizer, is_encoder_decoder, args) for rows in (train_texts, texts["held_out"])
+        )
+
+    def compute_metrics(predictions) -> dict[str, float]:
+        summaries, references = (decode(tokenizer, ids) for ids in (predictions.predictions, predictions.label_ids))
+        return mean_rouge_scores(references, summaries)
+
+    trainer = ContrastiveSeq2SeqTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        # Few distinct shapes: on CPUs each new one has its matrix products compiled and kept in memory.
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, pad_to_multiple_of=16),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        callbacks=[selection_callback(args, scorer)] if is_contrastive else [],
+    )
+    # A checkpoint is complete once it holds the trainer's state.
+    resume = any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))
+    metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    trainer.save_model()
+    metrics |= evaluate(trainer, held_out, scorer, args) | {"steps": trainer.state.global_step}
+    is_file = Path(args.dataset).suffix in BUILDERS
+    trainer.create_model_card(dataset=Path(args.dataset).name if is_file else args.dataset)
+    results = {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()
+    }
+    trainer.save_metrics("all", results, combined=False)
+    logger.info("%s: %s", stage, json.dumps(results, indent=2))
+    return str(folder)
+
+
+def selection_callback(args: ConseqArguments, scorer: QualsScorer) -> QualsCallback:
+    """What chooses S+ and S-."""
+    common = {
+        "document_column": "document",
+        "reference_column": "reference",
+        "batch_size": args.quals_batch_size,
+        **{
+            name: getattr(args, name)
+            for name in (
+                "num_candidates",
+                "max_new_tokens",
+                "negative_share",
+                "num_triples",
+                "refresh_every",
+                "num_eval_samples",
+            )
+        },
+    }
+    if args.selection == "rouge":
+        return RougeCallback(**common)
+    return QualsCallback(scorer, positive_share=args.positive_share, **common)
+
+
+def evaluate(trainer: ContrastiveSeq2SeqTrainer, held_out: Dataset, scorer: QualsScorer, args) -> dict[str, float]:
+    """Summarizes and scores the held-out rows, and writes `predictions.jsonl`."""
+    output = trainer.predict(held_out, metric_key_prefix="eval")
+    # Several processes have seen some of the first rows again, to fill the last batches.
+    summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
+    rows = [
+        {"document": row["document"], "reference": row["reference"], "summary": summary, "quals": None}
+        for row, summary in zip(held_out, summaries, strict=True)
+    ]
+    with trainer.accelerator.split_between_processes(rows) as mine:
+        written = [row for row in mine if row["summary"]]
+        results = scorer.score(
+            [row["document"] for row in written],
+            [row["summary"] for row in written],
+            batch_size=args.quals_batch_size,
+        )
+        for row, result in zip(written, results, strict=True):
+            row["quals"] = None if math.isnan(result.score) else result.score
+    scored = gather_object(list(mine))
+    if trainer.is_world_process_zero():
+        path = Path(trainer.args.output_dir, "predictions.jsonl")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored), encoding="utf-8")
+        temporary.replace(path)
+    scores = [row["quals"] for row in scored if row["quals"] is not None]
+    metrics = {
+        **(output.metrics or {}),
+        **{f"eval_{name}": value for name, value in mean_rouge_scores(held_out["reference"], summaries).items()},
+        "eval_quals": fmean(scores) if scores else math.nan,
+        "eval_quals_unscored": 1 - len(scores) / len(scored),
+    }
+    trainer.log(dict(metrics))
+    return metrics
+
+
+def mean_rouge_scores(references: Sequence[str], summaries: Sequence[str]) -> dict[str, float]:
+    """Means of ROUGE-1/2/L F1, in percent."""
+    scores = [rouge(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
+    return {name: 100 * fmean(score[name] for score in scores) for name in scores[0]}
+
+
+def decode(tokenizer, ids) -> list[str]:
+    """Texts of generated tokens or labels, which are padded with -100."""
+    texts = tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def main():
+    args, training_args = parse_arguments(ConseqArguments, ContrastiveSeq2SeqTrainingArguments, **PAPER)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    transformers.utils.logging.set_verbosity_info()
+    with training_args.main_process_first():
+        texts = {
+            "train": load_texts(args.dataset, args.train_split, args.max_train_samples, args),
+            "held_out": load_texts(args.eval_dataset or args.dataset, args.eval_split, args.max_eval_samples, args),
+        }
+    scorer = QualsScorer.from_pretrained(
+        args.quals_model, dtype=args.quals_dtype, num_beams=args.quals_num_beams, num_beam_groups=args.quals_num_beams
+    )
+    model_name_or_path = args.model_name_or_path
+    for stage in ("mle", "conseq"):
+        if args.stage in (stage, "all"):
+            model_name_or_path = run_stage(stage, model_name_or_path, args, training_args, texts, scorer)
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()
