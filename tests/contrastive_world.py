@@ -1,7 +1,9 @@
 """A tiny summarization task for every model family and the trainer on it, for the tests of contrastive training."""
 
+import copy
 import random
 
+import torch
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
 from datasets import Dataset
 
@@ -10,6 +12,14 @@ from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArgume
 
 WORDS = ["ann", "bob", "cat", "dog", "red", "sun", "ran", "sat"]
 NUM_ROWS = 16
+# Adam would hide a loss that is scaled wrongly, and so would clipping.
+PLAIN_DESCENT = {
+    "optim": "sgd",
+    "max_grad_norm": 0.0,
+    "lr_scheduler_type": "constant",
+    "learning_rate": 1e-3,
+    "train_sampling_strategy": "sequential",
+}
 
 
 def rows(family: str, num_rows: int = NUM_ROWS, negatives: bool = False) -> Dataset:
@@ -30,6 +40,25 @@ def rows(family: str, num_rows: int = NUM_ROWS, negatives: bool = False) -> Data
         row |= {"attention_mask": [1] * len(row["input_ids"]), "document": document, "summary": summary}
         made.append(row | ({"negative_labels": avoided} if negatives else {}))
     return Dataset.from_list(made)
+
+
+def emptied(data: Dataset, numbers) -> Dataset:
+    """The same rows without negatives for some."""
+    return Dataset.from_list(
+        [{**row, "negative_labels": []} if number in numbers else row for number, row in enumerate(data)]
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_step(before, left, right) -> None:
+    """Two trainings moved the weights by the same, up to a thousandth of its length."""
+    step = torch.cat([(right[name] - before[name]).flatten() for name in before])
+    difference = torch.cat([(left[name] - right[name]).flatten() for name in before])
+    assert step.norm() > 0
+    assert difference.norm() < 1e-3 * step.norm()
 
 
 def arguments(folder, **changed) -> ContrastiveSeq2SeqTrainingArguments:
@@ -61,11 +90,28 @@ def callback(**changed) -> QualsCallback:
     return QualsCallback(QualsScorer(tiny_qagen("bart"), num_beams=8, num_beam_groups=8), **values)
 
 
-def trainer(family: str, folder, *, data=None, model=None, callbacks=None, **changed) -> ContrastiveSeq2SeqTrainer:
-    return ContrastiveSeq2SeqTrainer(
-        model=model or tiny_model(family),
+def without_dropout(model):
+    """The same weights in a model whose training is the same for any number of processes and batches."""
+    config = copy.deepcopy(model.config)
+    config.update({"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "dropout_rate": 0.0})
+    copied = type(model)(config)
+    copied.load_state_dict(model.state_dict())
+    return copied
+
+
+def trainer(
+    family: str, folder, *, data=None, model=None, callbacks=None, trainer_class=ContrastiveSeq2SeqTrainer, **changed
+):
+    """A trainer of `trainer_class`; `changed` holds arguments of the trainer and of its training arguments."""
+    tokenizer = changed.pop("processing_class", tiny_tokenizer(family))
+    names = ("data_collator", "eval_dataset", "compute_metrics", "model_init", "optimizers")
+    of_trainer = {name: changed.pop(name) for name in names if name in changed}
+    if "model_init" not in of_trainer:
+        of_trainer["model"] = tiny_model(family) if model is None else model
+    return trainer_class(
         args=arguments(folder, **changed),
         train_dataset=rows(family) if data is None else data,
-        processing_class=tiny_tokenizer(family),
+        processing_class=tokenizer,
         callbacks=callbacks or [],
+        **of_trainer,
     )

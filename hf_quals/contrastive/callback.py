@@ -16,15 +16,15 @@ import torch
 from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import LogitsProcessorList, TrainerCallback
-from transformers.integrations import TensorBoardCallback, WandbCallback
 from transformers.utils import logging
 
 from ..quals.scorer import QualsScorer
-from .data import ContrastiveDataset
+from .data import ContrastiveDataset, has_rows
 from .losses import IGNORE_INDEX
 from .refresh import STATE_NAME, Candidates, KeptRefresh, RefreshState
 from .sampling import SeededTopKSampling
 from .selection import select_triples
+from .tables import log_table
 
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class QualsCallback(TrainerCallback):
 
     Before the first step, and at the start of every `refresh_every`-th epoch, it samples candidates for each training
     document from the current model, scores them and (once in a run) the references, and narrows the training set to
-    the triples of [`select_triples`]. The first refresh fixes their number. At evaluations it summarizes a fixed
-    sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and shows document, reference, candidate and
-    score of each in TensorBoard and Weights & Biases where `report_to` names them, and in
-    `output_dir/quals/eval-STEP.jsonl`.
+    the triples of [`select_triples`]. The first refresh fixes their number. At evaluations, and before training if
+    there will be any, it summarizes a fixed sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and
+    shows document, reference, candidate and score of each in `output_dir/quals/eval-STEP.jsonl` and, where `report_to`
+    names them, in ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases.
 
     Processes share the work; candidates depend on `args.seed`, the epoch and the document, not on batches or their
     number. State is saved in every checkpoint: a run that was killed at any moment and is resumed ends with the same
@@ -59,13 +59,15 @@ class QualsCallback(TrainerCallback):
             XSum-like and 140 for CNN/DM-like data.
         positive_share (`float`, *optional*, defaults to 0.3): Share of the documents in S+.
         negative_share (`float`, *optional*, defaults to 0.3): Share of the documents in S-.
-        num_triples (`int`, *optional*): How many triples an epoch has; what the first selection has if left out.
-        refresh_every (`int`, *optional*, defaults to 1): Epochs between two refreshes.
+        num_triples (`int`, *optional*): How many triples an epoch has; what the first selection has if left out. FSDP
+            and DeepSpeed need it.
+        refresh_every (`int`, *optional*, defaults to 1): Epochs between two refreshes. An epoch is one pass over the
+            triples: with `num_triples` N times the rows of a step, there is a refresh every N steps.
         num_eval_samples (`int`, *optional*, defaults to 32): Documents summarized at an evaluation; 0 for none.
         batch_size (`int`, *optional*, defaults to 8): Documents computed together; bounds memory.
 
     Raises:
-        `ValueError`: if a number is out of range.
+        `ValueError`: if a number is out of range, or `scorer` is none.
 
     Example:
 
@@ -104,10 +106,17 @@ class QualsCallback(TrainerCallback):
         if num_triples is not None and num_triples < 1:
             raise ValueError(f"num_triples must be at least 1, got {num_triples}.")
         select_triples([], [], positive_share=positive_share, negative_share=negative_share)  # checks the shares
+        if scorer is None:
+            if type(self).score is QualsCallback.score:
+                raise ValueError("QualsCallback needs a scorer: QualsCallback(QualsScorer.from_pretrained()).")
+        elif not isinstance(scorer, QualsScorer):
+            raise ValueError(
+                f"scorer must be a QualsScorer, got {scorer!r}: load one with QualsScorer.from_pretrained(...)."
+            )
         self.state: RefreshState | None = None
-        self.evaluations: list[dict[str, float]] = []
         self._trainer: ContrastiveSeq2SeqTrainer | None = None
         self._data_digest = ""
+        self._tables: dict[str, list[tuple[str, str, str, float]]] = {}
 
     def score(self, documents: Sequence[str], summaries: Sequence[str], references: Sequence[str]) -> list[float]:
         """
@@ -121,8 +130,7 @@ class QualsCallback(TrainerCallback):
         Returns:
             `list[float]`: the scores, NaN for a summary that cannot be scored.
         """
-        if self.scorer is None:
-            raise ValueError("QualsCallback needs a scorer: QualsCallback(QualsScorer.from_pretrained()).")
+        assert self.scorer is not None
         return [result.score for result in self.scorer.score(documents, summaries, batch_size=self.batch_size)]
 
     # ---- What the trainer calls ----
@@ -141,36 +149,61 @@ class QualsCallback(TrainerCallback):
                 f"train_sampling_strategy={args.train_sampling_strategy!r} measures the lengths once, but each "
                 "refresh changes the rows: use 'random' or 'sequential'."
             )
-        if dataset is None:
-            return
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise ValueError(
-                f"QualsCallback chooses rows of the training set: it must have a length and indices, and "
-                f"{type(dataset).__name__} has not."
-            )
-        if not len(dataset):
-            raise ValueError("The training set is empty.")
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            if self.num_triples is None:
+                raise ValueError(
+                    "FSDP and DeepSpeed shard the model once the schedule of steps is known, and nothing can be "
+                    "sampled before to set the number of triples: give QualsCallback num_triples."
+                )
+            if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+                raise ValueError("Models sharded by FSDP 1 cannot generate: set fsdp_version to 2.")
+        if dataset is not None:
+            self._check_training_set(trainer, dataset)
+        self._check_evaluation_sets(trainer)
+
+    def _check_training_set(self, trainer, dataset: Any) -> None:
+        _refuse_without_rows("training", dataset)
         if self.num_triples is not None and self.num_triples > len(dataset):
             raise ValueError(f"num_triples={self.num_triples}, but the training set has {len(dataset)} documents.")
-        row = dataset[0]
-        for column in ("input_ids", "labels", *filter(None, (self.document_column, self.reference_column))):
-            if column not in row:
-                raise ValueError(f"The training set has no column {column!r}; it has {', '.join(sorted(row))}.")
         # All rows, now: a refresh may take hours before it meets the last one.
         digest = hashlib.sha256()
-        for number in range(len(dataset)):
+        numbers = tqdm(
+            range(len(dataset)),
+            desc="Checking the training set",
+            disable=trainer.args.disable_tqdm or not trainer.is_local_process_zero(),
+        )
+        for number in numbers:
             row = dataset[number]
-            for name, column in ((self.document_column, "input_ids"), (self.reference_column, "labels")):
-                self._refuse_empty(trainer, row[name or column], number, name or column)
-            digest.update(repr([list(row["input_ids"]), list(row["labels"])]).encode())
+            texts = self._texts(trainer, row, f"Row {number} of the training set")
+            digest.update(repr([list(row["input_ids"]), list(row["labels"]), texts]).encode())
         self._data_digest = digest.hexdigest()
+
+    def _check_evaluation_sets(self, trainer) -> None:
+        if not self.num_eval_samples:
+            return
+        for name, dataset in _evaluation_sets(trainer).items():
+            _refuse_without_rows(name, dataset)
+            for number in self._sample(trainer, dataset):
+                self._texts(trainer, dataset[number], f"Row {number} of the {name} set")
+
+    def forget(self) -> None:
+        """Shows the whole training set again: a new run begins."""
+        self.state = None
+        trainer = self._running()
+        if trainer.train_dataset is not None:
+            trainer.train_dataset = ContrastiveDataset(_wrapped(trainer.train_dataset).dataset)
 
     def prepare(self, trainer: ContrastiveSeq2SeqTrainer, checkpoint: str | None) -> None:
         """The first selection of a run: read from the checkpoint it goes on from, or made now."""
         if self.state is not None and checkpoint is None:
             return  # the dataloader is made anew, for instance with a smaller batch
         if checkpoint is None:
-            self._refresh(epoch=0)
+            if self.num_triples is None:
+                self._refresh(epoch=0)
+            else:
+                # Their number is all that the schedule needs; they are chosen once the model is wrapped.
+                rows = range(self.num_triples)
+                _wrapped(trainer.train_dataset).set_triples(rows, [[] for _ in rows])
             return
         path = Path(checkpoint) / STATE_NAME
         if not path.exists():
@@ -187,15 +220,45 @@ class QualsCallback(TrainerCallback):
             )
         self._apply(state)
 
+    def save_state(self, checkpoint: Path) -> None:
+        """Writes all that a resumed run needs into a checkpoint's folder."""
+        if self.state is not None:
+            self.state.save(checkpoint / STATE_NAME)
+
+    # ---- Events ----
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self._running()
+        if self.state is None:
+            self._refresh(epoch=0)
+        if state.global_step == 0 and args.eval_strategy != "no" and not args.eval_on_start:
+            # What training starts from, to compare with.
+            for name, dataset in _evaluation_sets(trainer).items():
+                metrics = self.evaluate(trainer, dataset, name)
+                trainer.log(metrics)
+                self.on_evaluate(args, state, control)
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         epoch = math.floor(state.epoch or 0)
         if self.state is not None and epoch > self.state.epoch and epoch % self.refresh_every == 0:
             self._refresh(epoch)
 
-    def save_state(self, checkpoint: Path) -> None:
-        """Writes all that a resumed run needs into a checkpoint's folder."""
-        if self.state is not None:
-            self.state.save(checkpoint / STATE_NAME)
+    def on_evaluate(self, args, state, control, **kwargs):
+        # Now and not with the scores: loggers start with the first metrics they are given.
+        tables, self._tables = self._tables, {}
+        if state.is_world_process_zero:
+            for name, table in tables.items():
+                self._show(self._running(), name, table)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._remove_kept()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._remove_kept()
+
+    def _remove_kept(self) -> None:
+        """Finished work is kept until a complete checkpoint holds it, or nobody needs it any more."""
+        if self._running().args.should_save:
             KeptRefresh.remove(self._running())
 
     # ---- Refresh ----
@@ -265,8 +328,7 @@ class QualsCallback(TrainerCallback):
         self, trainer, dataset, batch: list[int], epoch: int, known: list[float] | None
     ) -> dict[int, tuple[float, Candidates]]:
         rows = [dataset[row] for row in batch]
-        documents = [self._document(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
-        references = [self._reference(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+        documents, references = self._columns(trainer, rows, batch, "training")
         seeds = [
             _seed(trainer.args.seed, epoch, number, sample)
             for number in batch
@@ -315,32 +377,34 @@ class QualsCallback(TrainerCallback):
         ends = set(eos if isinstance(eos, list) else [eos])
         return [_until(ids, ends) for ids in generated.tolist()]
 
-    @staticmethod
-    def _refuse_empty(trainer, value: Any, number: int, column: str) -> None:
-        if isinstance(value, str):
-            is_empty = not value.strip()
-        else:
-            ids = torch.as_tensor(value).tolist()
-            is_empty = not {token for token in ids if token >= 0} - set(trainer.processing_class.all_special_ids)
-        if is_empty:
-            raise ValueError(
-                f"Row {number} of the training set has an empty {column}: {value!r}. Leave out rows without document "
-                "or reference."
-            )
+    def _columns(self, trainer, rows, numbers: list[int], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        texts = [
+            self._texts(trainer, row, f"Row {number} of the {name} set")
+            for row, number in zip(rows, numbers, strict=True)
+        ]
+        documents, references = zip(*texts, strict=True)
+        return documents, references
 
-    def _document(self, trainer, row, number: int) -> str:
-        if self.document_column is not None:
-            text = row[self.document_column]
-        else:
-            text = _text(trainer, _prompt(row, trainer.is_encoder_decoder).tolist())
-        return _checked(text, number, "document", self.document_column or "input_ids")
-
-    def _reference(self, trainer, row, number: int) -> str:
-        if self.reference_column is not None:
-            text = row[self.reference_column]
-        else:
-            text = _text(trainer, [token for token in torch.as_tensor(row["labels"]).tolist() if token >= 0])
-        return _checked(text, number, "reference", self.reference_column or "labels")
+    def _texts(self, trainer, row: dict[str, Any], name: str) -> tuple[str, str]:
+        """Document and reference of a row; refuses a row without one."""
+        for column in ("input_ids", "labels", *filter(None, (self.document_column, self.reference_column))):
+            if column not in row:
+                raise ValueError(f"{name} has no column {column!r}; it has {', '.join(sorted(row))}.")
+        prompt = _prompt(row, trainer.is_encoder_decoder).tolist()
+        reference = [token for token in torch.as_tensor(row["labels"]).tolist() if token >= 0]
+        texts = []
+        for given, decoded, ids in (
+            (self.document_column, "input_ids", prompt),
+            (self.reference_column, "labels", reference),
+        ):
+            text = row[given] if given else _text(trainer, ids)
+            if not ids or not isinstance(text, str) or not text.strip():
+                raise ValueError(
+                    f"{name} has no text in column {given or decoded!r}, got {text!r}: leave out rows without "
+                    "document or reference."
+                )
+            texts.append(text)
+        return texts[0], texts[1]
 
     # ---- Evaluation ----
 
@@ -358,9 +422,7 @@ class QualsCallback(TrainerCallback):
             `dict[str, float]`: `{prefix}_quals`, NaN if no summary has a score, and `{prefix}_quals_unscored`, the
             share of those without one.
         """
-        numbers = sorted(
-            random.Random(trainer.args.seed).sample(range(len(dataset)), min(self.num_eval_samples, len(dataset)))
-        )
+        numbers = self._sample(trainer, dataset)
         if not numbers:
             return {}
         found: dict[int, tuple[str, str, str, float]] = {}
@@ -368,49 +430,39 @@ class QualsCallback(TrainerCallback):
             for first in range(0, len(mine), self.batch_size):
                 batch = mine[first : first + self.batch_size]
                 rows = [dataset[number] for number in batch]
-                documents = [self._document(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
-                references = [self._reference(trainer, row, number) for row, number in zip(rows, batch, strict=True)]
+                documents, references = self._columns(trainer, rows, batch, "evaluation")
                 prompts = [_prompt(row, trainer.is_encoder_decoder) for row in rows]
                 num_beams = trainer.args.generation_num_beams or trainer.model.generation_config.num_beams or 1
                 generated = self._generate(trainer, prompts, do_sample=False, num_beams=num_beams)
                 texts = [_text(trainer, ids) for ids in generated]
                 held = [place for place, text in enumerate(texts) if text.strip()]
-                scores = dict(
-                    zip(
-                        held,
-                        self.score(*([column[place] for place in held] for column in (documents, texts, references))),
-                        strict=True,
-                    )
-                )
+                scored = self.score(*([column[place] for place in held] for column in (documents, texts, references)))
+                scores = dict(zip(held, scored, strict=True))
                 for place, number in enumerate(batch):
                     found[number] = (documents[place], references[place], texts[place], scores.get(place, math.nan))
         gathered = dict(gather_object(list(found.items()))) if trainer.args.world_size > 1 else found
         table = [gathered[number] for number in numbers]
         scores_of_all = [row[3] for row in table]
-        metrics = {
+        self._tables[metric_key_prefix] = table
+        return {
             f"{metric_key_prefix}_quals": _mean(scores_of_all),
             f"{metric_key_prefix}_quals_unscored": sum(map(math.isnan, scores_of_all)) / len(table),
         }
-        self.evaluations.append({"step": trainer.state.global_step, **metrics})
-        if trainer.is_world_process_zero():
-            self._show(trainer, table, metric_key_prefix)
-        return metrics
 
-    def _show(self, trainer, table: list[tuple[str, str, str, float]], prefix: str) -> None:
-        step = trainer.state.global_step
+    def _sample(self, trainer, dataset: Any) -> list[int]:
+        size = min(self.num_eval_samples, len(dataset))
+        return sorted(random.Random(trainer.args.seed).sample(range(len(dataset)), size))
+
+    def _show(self, trainer, name: str, table: list[tuple[str, str, str, float]]) -> None:
         columns = ("document", "reference", "candidate", "quals")
-        path = Path(trainer.args.output_dir) / "quals" / f"{prefix}-{step}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # NaN is no JSON, and no table shows it better than nothing.
         rows = [dict(zip(columns, (*row[:3], None if math.isnan(row[3]) else row[3]), strict=True)) for row in table]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-                lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table]
-                callback.tb_writer.add_text(f"{prefix}/quals_samples", "\n".join(lines), step)
-            elif isinstance(callback, WandbCallback) and callback._wandb is not None and callback._initialized:
-                data = [list(row) for row in table]
-                callback._wandb.log({f"{prefix}/quals_samples": callback._wandb.Table(list(columns), data=data)})
+        path = Path(trainer.args.output_dir) / "quals" / f"{name}-{trainer.state.global_step}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(path)
+        log_table(trainer.callback_handler.callbacks, f"{name}/quals_samples", rows, trainer.state.global_step)
 
     def settings(self) -> dict[str, Any]:
         """What S+ and S- are chosen with, as JSON's types."""
@@ -430,6 +482,21 @@ class QualsCallback(TrainerCallback):
         if self._trainer is None:
             raise ValueError("QualsCallback works with a ContrastiveSeq2SeqTrainer: pass it in `callbacks`.")
         return self._trainer
+
+
+def _refuse_without_rows(name: str, dataset: Any) -> None:
+    if not has_rows(dataset):
+        raise ValueError(
+            f"QualsCallback reads single rows of the {name} set: it must have a length, indices and a row at least, "
+            f"and {type(dataset).__name__} has not."
+        )
+
+
+def _evaluation_sets(trainer: ContrastiveSeq2SeqTrainer) -> dict[str, Any]:
+    """The evaluation sets by the prefix of their metrics."""
+    if isinstance(trainer.eval_dataset, dict):
+        return {f"eval_{name}": dataset for name, dataset in trainer.eval_dataset.items()}
+    return {} if trainer.eval_dataset is None else {"eval": trainer.eval_dataset}
 
 
 def _wrapped(dataset: Any) -> ContrastiveDataset:
@@ -454,12 +521,6 @@ def _text(trainer, ids: list[int]) -> str:
     return trainer.processing_class.decode(ids, skip_special_tokens=True).strip()
 
 
-def _checked(text: Any, number: int, name: str, column: str) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"Row {number}: the {name} (column {column!r}) is empty or no text: {text!r}.")
-    return text
-
-
 def _until(ids: list[int], ends: set[int]) -> list[int]:
     return next((ids[: place + 1] for place, token in enumerate(ids) if token in ends), ids)
 
@@ -468,11 +529,6 @@ def _seed(*numbers: int) -> int:
     """A seed of 63 bits that depends on all numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _cell(value: str | float) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else value[:500]
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _mean(scores: Sequence[float]) -> float:

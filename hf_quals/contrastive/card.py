@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 from huggingface_hub import ModelCard, ModelCardData
+from transformers.trainer_utils import has_length
+
+from .data import ContrastiveDataset
+from .tables import markdown
 
 
 if TYPE_CHECKING:
@@ -28,19 +32,22 @@ def add_contrastive_training(trainer: ContrastiveSeq2SeqTrainer, folder: Path) -
         card = ModelCard.load(path, ignore_metadata_errors=True)
     else:
         card = ModelCard(f"---\n{ModelCardData(library_name='transformers').to_yaml()}\n---\n\n# {folder.name}\n")
-    base = getattr(trainer.base_model.config, "_name_or_path", "") or None
-    if base and not card.data.get("base_model"):
+    base = trainer.base_model.config._name_or_path
+    # A folder is no name that the Hub knows.
+    is_folder = base != "" and Path(base).is_dir()
+    if base and not is_folder and not card.data.get("base_model"):
         card.data.base_model = base
     card.data.tags = sorted({*(card.data.get("tags") or []), "summarization", "hf-quals"})
+    section = _section(trainer, Path(base).resolve().name if is_folder else base)
     before, _, rest = card.text.partition(_START)
     after = rest.partition(_END)[2]
-    card.text = f"{before.rstrip()}\n\n{_START}\n{_section(trainer, base)}{_END}\n{after.lstrip()}"
+    card.text = f"{before.rstrip()}\n\n{_START}\n{section}{_END}\n{after.lstrip()}"
     temporary = path.with_suffix(".md.tmp")
     card.save(temporary)
     temporary.replace(path)
 
 
-def _section(trainer: ContrastiveSeq2SeqTrainer, base: str | None) -> str:
+def _section(trainer: ContrastiveSeq2SeqTrainer, base: str) -> str:
     args, callback = trainer.args, trainer.quals_callback
     lines = [
         "## Contrastive training",
@@ -58,27 +65,27 @@ def _section(trainer: ContrastiveSeq2SeqTrainer, base: str | None) -> str:
         if scorer is not None:
             lines.append(f"- score: QUALS, variant {scorer.variant}, at most {scorer.max_pairs} pairs")
         if callback.state is not None:
-            quals = ("reference_quals", "candidate_quals", "positive_quals", "negative_quals")
-            lines += ["", *_table(("epoch", "num_triples", *quals), callback.state.history)]
-        if callback.evaluations:
-            columns = tuple(callback.evaluations[0])
-            first, last = callback.evaluations[0], callback.evaluations[-1]
-            evaluations = [first] if first is last else [first, last]
-            lines += ["", "First and last evaluation of the run:", "", *_table(columns, evaluations)]
+            lines += ["", "Means of the scores at each refresh:", "", markdown(callback.state.history)]
+        evaluations = _first_and_last_evaluation(trainer.state.log_history)
+        if evaluations:
+            lines += ["", "QUALS of summaries of the evaluation set, before and after:", "", markdown(evaluations)]
     return "\n".join(lines) + "\n"
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> list[str]:
-    head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return head + ["| " + " | ".join(_cell(row.get(column, math.nan)) for column in columns) + " |" for row in rows]
-
-
-def _cell(value: float) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _first_and_last_evaluation(log_history: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """The first and the last score of each evaluation set, with its step."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in log_history:
+        for name in entry:
+            if f"{name}_unscored" in entry:
+                row = {"metric": name, "step": entry["step"], "QUALS": entry[name]}
+                found.setdefault(name, []).append({**row, "unscored": entry[f"{name}_unscored"]})
+    return [row for rows in found.values() for row in (rows[0], *rows[1:][-1:])]
 
 
 def _dataset_name(dataset: Any) -> str:
-    inner = getattr(dataset, "dataset", dataset)
-    info = getattr(inner, "info", None)
-    name = getattr(info, "dataset_name", None)
-    return f"{name}, {len(inner)} documents" if name else f"{len(inner)} documents"
+    if isinstance(dataset, ContrastiveDataset):
+        dataset = dataset.dataset
+    name = dataset.info.dataset_name if isinstance(dataset, datasets.Dataset | datasets.IterableDataset) else None
+    size = f"{len(dataset)} documents" if has_length(dataset) else ""
+    return ", ".join(filter(None, (name, size))) or "not known"

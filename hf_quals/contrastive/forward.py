@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -35,28 +36,45 @@ class ContrastiveOutput(NamedTuple):
 
 
 @contextmanager
-def encode_once(encoder: torch.nn.Module, batch_size: int) -> Iterator[None]:
+def encode_once(model: PreTrainedModel, batch_size: int) -> Iterator[None]:
     """
-    Within, an encoder called with the same `batch_size` rows twice in one batch computes them once.
+    Within, an encoder–decoder model called with the same `batch_size` documents twice in one batch computes once what
+    depends on documents alone: the encoder, and the keys and values that the decoder attends to.
 
     Hooks, not a call of the encoder outside the model: the pass stays one forward of the wrapped model, which is what
     `DistributedDataParallel`, FSDP and DeepSpeed see.
     """
+    once = twice = None  # the encoder's states
 
-    def first_half(_module, args, kwargs):
+    def cut_batch(_module, args, kwargs):
         def cut(value):
             return value[:batch_size] if isinstance(value, torch.Tensor) and len(value) == 2 * batch_size else value
 
         return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
-    def twice(_module, _args, output):
-        output.last_hidden_state = torch.cat([output.last_hidden_state, output.last_hidden_state])
+    def repeat_states(_module, _args, output):
+        nonlocal once, twice
+        once = output.last_hidden_state
+        twice = output.last_hidden_state = torch.cat([once, once])
         return output
 
+    def cut_states(_module, args):
+        return (once,) if args[0] is twice else None
+
+    def repeat_projection(_module, args, output):
+        return torch.cat([output, output]) if args[0] is once else None
+
+    encoder = model.get_encoder()
     hooks = [
-        encoder.register_forward_pre_hook(first_half, with_kwargs=True),
-        encoder.register_forward_hook(twice),
+        encoder.register_forward_pre_hook(cut_batch, with_kwargs=True),
+        encoder.register_forward_hook(repeat_states),
     ]
+    # Layers that run again in the backward pass would find other shapes: the hooks are gone by then.
+    if not _checkpoints_activations(model):
+        for module in model.get_decoder().modules():
+            if isinstance(module, torch.nn.Linear):
+                hooks.append(module.register_forward_pre_hook(cut_states))
+                hooks.append(module.register_forward_hook(repeat_projection))
     try:
         yield
     finally:
@@ -86,7 +104,7 @@ def forward_encoder_decoder(
     }
     twice["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=labels)
     if share_document:
-        with encode_once(base.get_encoder(), batch_size):
+        with encode_once(base, batch_size):
             outputs = model(**twice, use_cache=False)
     else:
         outputs = model(**twice, use_cache=False)
@@ -225,6 +243,11 @@ def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[t
 
 def _accepts(model: PreTrainedModel, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
+
+
+def _checkpoints_activations(model: PreTrainedModel) -> bool:
+    # Transformers' way, and Accelerate's for FSDP.
+    return model.is_activation_checkpointing or any(isinstance(module, CheckpointWrapper) for module in model.modules())
 
 
 def _two_continuations_mask(model: PreTrainedModel, held: torch.Tensor, width: int, num_positive: int) -> torch.Tensor:

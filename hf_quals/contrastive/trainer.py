@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTraining
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
 from .callback import QualsCallback
 from .card import add_contrastive_training
-from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
+from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq, has_rows
 from .forward import (
     ContrastiveOutput,
     can_share_prompt,
@@ -78,6 +79,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     args: ContrastiveSeq2SeqTrainingArguments
     model: Any
+    train_dataset: Any
     eval_dataset: Any
     _signature_columns: Any
 
@@ -105,13 +107,12 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
                 "compute_loss_func replaces the loss, and so does this trainer: choose args.contrastive_loss, or "
                 "train with Seq2SeqTrainer."
             )
-        if data_collator is None:
+        if processing_class is not None or data_collator is None:
             _pad_token_id(processing_class)
-            data_collator = DataCollatorForSeq2Seq(processing_class, model=model)
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollatorForContrastiveSeq2Seq(data_collator),
+            data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -122,12 +123,23 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        if self.args.n_gpu > 1 or self.get_sp_size() > 1 or self.get_cp_size() > 1:
+            raise ValueError(
+                "Each process must hold whole rows: start one process a GPU (`accelerate launch`) instead of "
+                "DataParallel, and do not split sequences over processes."
+            )
+        if data_collator is None:
+            self.data_collator = DataCollatorForSeq2Seq(processing_class, model=self.model)
+        self.data_collator = DataCollatorForContrastiveSeq2Seq(self.data_collator)
         self._sums = torch.zeros(5)
+        self._brings_negatives = has_rows(train_dataset) and NEGATIVE_LABELS in train_dataset[0]
         self._resume_from: str | None = None
         self._evaluated: Any = None
         if self.quals_callback is not None:
+            _pad_token_id(processing_class)
             self.quals_callback.check(self)
-            self.train_dataset = ContrastiveDataset(self.train_dataset)
+            if self.train_dataset is not None:
+                self.train_dataset = ContrastiveDataset(self.train_dataset)
 
     @property
     def quals_callback(self) -> QualsCallback | None:
@@ -140,8 +152,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
     @property
     def base_model(self):
         """The Transformers model within wrappers and adapters."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return model.get_base_model() if hasattr(model, "peft_config") else model
+        return unwrap_peft_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -150,23 +161,27 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     # ---- Training ----
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         if resume_from_checkpoint is True:
             # Found here and not by the parent: the negatives are restored before the parent reads its own state.
             resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
         self._resume_from = resume_from_checkpoint or None
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.quals_callback is not None:
+            self.quals_callback.forget()
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self):
         # Here and not in on_train_begin: the schedule is computed from the number of triples, which is known only
         # after the first refresh.
-        if self.quals_callback is not None and self.is_in_train:
+        if self.quals_callback is not None and self.train_dataset is not None and self.is_in_train:
             self.quals_callback.prepare(self, self._resume_from)
         return super().get_train_dataloader()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if NEGATIVE_LABELS not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if not self._is_part_of_contrastive_step(model):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            inputs = {**inputs, NEGATIVE_LABELS: torch.full_like(inputs["labels"][:, :1], IGNORE_INDEX)}
         output = self._forward(model, inputs)
         positive, negative = LOSSES[self.args.contrastive_loss](
             output.positive_logits,
@@ -183,9 +198,19 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             loss = (positive + negative) / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 # As the parent: gradients are averaged over processes, while the count is that of all processes.
-                loss = loss * (self.accelerator.num_processes if self.args.n_gpu <= 1 else self.args.n_gpu)
+                loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         self._track(positive, num_positive, negative, num_negative, output)
         return (loss, output.outputs) if return_outputs else loss
+
+    def _is_part_of_contrastive_step(self, model) -> bool:
+        """
+        Whether a batch without negatives shares its optimizer step with batches that may have some.
+
+        Transformers' encoder–decoder models average over the tokens of a batch whatever `num_items_in_batch` says, so
+        that batches of one step would weigh differently.
+        """
+        is_shared = self.args.gradient_accumulation_steps * self.args.world_size > 1
+        return model.training and self.is_encoder_decoder and is_shared and self._brings_negatives
 
     def _forward(self, model, inputs) -> ContrastiveOutput:
         if self.is_encoder_decoder:
@@ -231,14 +256,17 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if self.is_encoder_decoder or not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         inputs = self._prepare_inputs(inputs)
-        prompts, summaries = split_prompts(inputs)
-        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        has_labels = inputs.get("labels") is not None
+        # Without labels all of it is prompt.
+        labels = inputs["labels"] if has_labels else torch.full_like(inputs["input_ids"], IGNORE_INDEX)
+        prompts, summaries = split_prompts({**inputs, "labels": labels})
+        loss = super().prediction_step(model, dict(inputs), True, ignore_keys)[0] if has_labels else None
         gen_kwargs = gen_kwargs or {name: value for name, value in self._gen_kwargs.items() if value is not None}
         if "max_length" in gen_kwargs:
             gen_kwargs["max_new_tokens"] = gen_kwargs.pop("max_length")
         generated = self.generate_from_prompts(prompts, **gen_kwargs)
         labels = torch.nn.utils.rnn.pad_sequence(summaries, batch_first=True, padding_value=IGNORE_INDEX)
-        return loss, generated, labels
+        return loss, generated, labels if has_labels else None
 
     def generate_from_prompts(self, prompts: list[torch.Tensor], **gen_kwargs: Any) -> torch.Tensor:
         """
@@ -276,18 +304,22 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        output_dir = output_dir or self.args.output_dir
-        if self.quals_callback is not None and _internal_call and self.args.should_save:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if self.quals_callback is not None and self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             # First of all that a checkpoint holds: where the rest is there, this is too.
-            self.quals_callback.save_state(Path(output_dir))
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            add_contrastive_training(self, Path(output_dir))
+            self.quals_callback.save_state(folder)
+        super().save_model(str(folder), _internal_call)
+        if self._is_contrastive and self.args.should_save:
+            add_contrastive_training(self, folder)
 
     def create_model_card(self, *args, **kwargs):
         super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero():
+        if self._is_contrastive and self.is_world_process_zero():
             add_contrastive_training(self, Path(self.args.output_dir or "."))
+
+    @property
+    def _is_contrastive(self) -> bool:
+        return self.quals_callback is not None or self._brings_negatives
 
     @property
     def _pad_token_id(self) -> int:
@@ -318,7 +350,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 def _last_complete_checkpoint(folder: Path) -> str:
     """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
     checkpoints = list(map(Path, sort_checkpoints(str(folder))))
-    complete = [checkpoint for checkpoint in checkpoints if (checkpoint / TRAINER_STATE_NAME).exists()]
+    complete = [checkpoint for checkpoint in checkpoints if _is_json(checkpoint / TRAINER_STATE_NAME)]
     if not complete:
         raise ValueError(
             f"No valid checkpoint found in output directory ({folder}): train without resume_from_checkpoint."
@@ -326,6 +358,14 @@ def _last_complete_checkpoint(folder: Path) -> str:
     if complete[-1] != checkpoints[-1]:
         logger.warning(f"{checkpoints[-1]} was not written to its end: going on from {complete[-1]}.")
     return str(complete[-1])
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 def _pad_token_id(processing_class) -> int:

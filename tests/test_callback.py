@@ -1,0 +1,459 @@
+"""QualsCallback: what it chooses and when, what it shows at evaluations, and what it refuses."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_qagen, tiny_tokenizer
+from contrastive_world import NUM_ROWS, callback, rows, trainer
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
+
+from hf_quals import ContrastiveSeq2SeqTrainer, QualsCallback, QualsScorer, select_triples
+
+
+class Recording(QualsCallback):
+    """Scores by a rule that can be checked by eye, and remembers what it was asked."""
+
+    def __init__(self, **changed):
+        values = {"num_candidates": 3, "max_new_tokens": 8, "num_eval_samples": 0, "num_triples": 6, **changed}
+        super().__init__(None, **values)
+        self.asked = []
+
+    def score(self, documents, summaries, references):
+        self.asked.extend(zip(documents, summaries, references, strict=True))
+        return [self.rule(summary) for summary in summaries]
+
+    @staticmethod
+    def rule(summary):
+        return float(sum(map(ord, summary)) % 97)
+
+
+def weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+# ---- Refresh ----
+
+
+@pytest.mark.parametrize(("family", "num_triples"), [("bart", None), ("t5", 2), ("llama", 6)])
+def test_triples_are_the_selection_among_the_candidates_scores(tmp_path, family, num_triples):
+    chooser = callback(num_triples=num_triples, document_column="document", reference_column="summary")
+    data = rows(family)
+    run = trainer(family, tmp_path, data=data, callbacks=[chooser], num_train_epochs=1)
+    run.train()
+    state, tokenizer = chooser.state, tiny_tokenizer(family)
+
+    references = chooser.scorer.score(data["document"], data["summary"])
+    assert state.reference_scores == pytest.approx([result.score for result in references], abs=1e-4, nan_ok=True)
+    for document, candidates in zip(data["document"], state.candidates, strict=True):
+        assert len(candidates.texts) == 3
+        for ids, text, score in zip(candidates.token_ids, candidates.texts, candidates.scores, strict=True):
+            assert 1 <= len(ids) <= 8
+            assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+            expected = chooser.scorer.score([document], [text])[0].score if text else math.nan
+            assert score == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+    triples = select_triples(
+        state.reference_scores,
+        [candidates.scores for candidates in state.candidates],
+        positive_share=0.7,
+        negative_share=0.7,
+        num_triples=num_triples,
+    )
+    assert state.triples == triples
+    assert len(run.train_dataset) == len(triples)
+    for row, triple in zip(run.train_dataset, triples, strict=True):
+        assert row["labels"] == data[triple.document]["labels"]
+        assert row["negative_labels"] == state.candidates[triple.document].token_ids[triple.candidate]
+
+
+def test_texts_are_decoded_where_no_column_is_named(tmp_path):
+    chooser = Recording()
+    trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
+    data = rows("bart")
+    assert {(document, reference) for document, _, reference in chooser.asked} == set(
+        zip(data["document"], data["summary"], strict=True)
+    )
+
+
+def test_a_decoder_only_models_prompt_is_no_part_of_its_candidates(tmp_path):
+    chooser = Recording()
+    trainer("llama", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
+    assert {document for document, _, _ in chooser.asked} == {text + "?" for text in rows("llama")["document"]}
+    assert all(len(text) <= 8 for candidates in chooser.state.candidates for text in candidates.texts)
+
+
+def test_each_epoch_has_new_candidates_and_as_many_triples_while_references_are_scored_once(tmp_path):
+    chooser = Recording(num_triples=None, positive_share=0.7, negative_share=0.7)
+    run = trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=3, learning_rate=1e-2)
+    run.train()
+    history = chooser.state.history
+    assert [means["epoch"] for means in history] == [0, 1, 2]
+    assert len({means["num_triples"] for means in history}) == 1
+    assert len({means["candidate_quals"] for means in history}) == 3
+    references = set(rows("bart")["summary"])
+    assert sum(summary in references for _, summary, _ in chooser.asked) == NUM_ROWS
+    assert run.state.global_step == 3 * math.ceil(history[0]["num_triples"] / 2)
+
+
+def test_refresh_every_counts_epochs(tmp_path):
+    chooser = Recording(refresh_every=2)
+    trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=5).train()
+    assert [means["epoch"] for means in chooser.state.history] == [0, 2, 4]
+
+
+def test_candidates_do_not_depend_on_the_batch_size(tmp_path):
+    found = []
+    for batch_size in (5, NUM_ROWS):
+        chooser = Recording(batch_size=batch_size)
+        trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
+        found.append([candidates.token_ids for candidates in chooser.state.candidates])
+    assert found[0] == found[1]
+
+
+def test_the_defaults_are_the_papers():
+    chooser = QualsCallback(QualsScorer(tiny_qagen("bart")))
+    assert chooser.settings() == {
+        "num_candidates": 6,
+        "top_k": 50,
+        "max_new_tokens": 60,
+        "positive_share": 0.3,
+        "negative_share": 0.3,
+        "refresh_every": 1,
+    }
+
+
+class Unsure(Recording):
+    """Has no score for about every other text."""
+
+    @staticmethod
+    def rule(summary):
+        total = sum(map(ord, summary))
+        return math.nan if total % 2 else float(total % 97)
+
+
+def test_a_candidate_without_a_score_is_never_chosen(tmp_path):
+    chooser = Unsure(num_triples=3)
+    trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
+    scores = [candidates.scores for candidates in chooser.state.candidates]
+    assert any(math.isnan(score) for of_document in scores for score in of_document)
+    chosen = [scores[triple.document] for triple in chooser.state.triples]
+    assert len(chosen) == 3
+    for of_document, triple in zip(chosen, chooser.state.triples, strict=True):
+        assert of_document[triple.candidate] == min(score for score in of_document if not math.isnan(score))
+
+
+def test_a_worker_process_sees_the_triples_of_its_epoch(tmp_path):
+    found = []
+    for num_workers in (0, 1):
+        model = tiny_model("bart")
+        chooser = callback()
+        run = trainer("bart", tmp_path, model=model, callbacks=[chooser], dataloader_num_workers=num_workers)
+        run.train()
+        assert len(chooser.state.history) == 2
+        found.append(weights(model))
+    assert torch.equal(found[0], found[1])
+
+
+def test_the_users_own_collator_and_a_set_of_plain_dictionaries_train(tmp_path):
+    model = tiny_model("bart")
+    before = weights(model)
+    collator = DataCollatorForSeq2Seq(tiny_tokenizer("bart"), model=model, pad_to_multiple_of=8)
+    run = trainer(
+        "bart", tmp_path, model=model, data=list(rows("bart")), callbacks=[callback()], data_collator=collator
+    )
+    run.train()
+    assert not torch.equal(weights(model), before)
+    assert next(iter(run.get_train_dataloader()))["input_ids"].shape[1] % 8 == 0
+
+
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_an_adapter_trains_in_bf16_with_activation_checkpointing(tmp_path, family):
+    model = get_peft_model(tiny_model(family), LoraConfig(r=2, target_modules="all-linear"))
+    before = weights(model)
+    chooser = callback()
+    changed = {"bf16": True, "activation_checkpointing": True, "eval_dataset": rows(family, 3)}
+    run = trainer(family, tmp_path, model=model, callbacks=[chooser], **changed)
+    run.train()
+    assert len(chooser.state.history) == 2
+    assert not torch.equal(weights(model), before)
+    assert "eval_quals" in run.evaluate()
+
+
+def test_a_refresh_comes_every_so_many_steps_as_the_triples_fill(tmp_path):
+    chooser = Recording(num_triples=8)  # two steps of four rows
+    run = trainer("bart", tmp_path, callbacks=[chooser], per_device_train_batch_size=4, max_steps=6)
+    run.train()
+    assert run.state.global_step == 6
+    assert len(chooser.state.history) == 3
+
+
+def test_a_second_training_starts_with_a_refresh_of_its_own(tmp_path):
+    chooser = Recording(num_triples=None)
+    run = trainer("bart", tmp_path, callbacks=[chooser], learning_rate=1e-2)
+    run.train()
+    first = chooser.state
+    run.train()
+    assert [means["epoch"] for means in chooser.state.history] == [0, 1]
+    assert chooser.state.history[0]["candidate_quals"] != first.history[0]["candidate_quals"]
+
+
+def test_a_smaller_batch_found_on_the_way_keeps_the_triples(tmp_path):
+    class Small(ContrastiveSeq2SeqTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            if len(inputs["input_ids"]) > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    chooser = Recording()
+    changed = {"per_device_train_batch_size": 3, "auto_find_batch_size": True, "num_train_epochs": 1}
+    run = trainer("bart", tmp_path, callbacks=[chooser], trainer_class=Small, **changed)
+    run.train()
+    assert run.state.train_batch_size == 2
+    assert run.state.global_step == 3
+    assert len(chooser.state.history) == 1
+
+
+@pytest.mark.parametrize("disable_tqdm", [True, False])
+def test_progress_bars_obey_disable_tqdm(tmp_path, capsys, disable_tqdm):
+    trainer("bart", tmp_path, callbacks=[Recording()], num_train_epochs=1, disable_tqdm=disable_tqdm).train()
+    shown = capsys.readouterr().err
+    for bar in ("Checking the training set", "Candidates of epoch 0"):
+        assert (bar in shown) is not disable_tqdm
+
+
+# ---- Evaluation ----
+
+
+def test_evaluation_scores_what_the_model_writes_and_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    model, data = tiny_model("bart"), rows("bart", 6)
+    run = trainer(
+        "bart",
+        tmp_path,
+        model=model,
+        callbacks=[Unsure(num_eval_samples=4)],
+        eval_dataset=data,
+        report_to="tensorboard",
+    )
+    metrics = run.evaluate()
+
+    table = [json.loads(line) for line in (tmp_path / "quals" / "eval-0.jsonl").read_text().splitlines()]
+    assert len(table) == 4
+    tokenizer = tiny_tokenizer("bart")
+    for row in table:
+        ids = torch.tensor([tokenizer(row["document"])["input_ids"]])
+        written = model.generate(ids, max_new_tokens=8, do_sample=False)[0]
+        assert row["candidate"] == tokenizer.decode(written, skip_special_tokens=True).strip()
+        assert row["reference"] == " ".join(row["document"].split()[:2])
+    scores = [Unsure.rule(row["candidate"]) for row in table]
+    assert [row["quals"] for row in table] == [None if math.isnan(score) else score for score in scores]
+    scored = [score for score in scores if not math.isnan(score)]
+    assert 0 < len(scored) < 4
+    assert metrics["eval_quals"] == sum(scored) / len(scored)
+    assert metrics["eval_quals_unscored"] == 1 - len(scored) / 4
+    assert run.state.log_history[-1]["eval_quals"] == metrics["eval_quals"]
+
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert events.Scalars("eval/quals")[0].value == pytest.approx(metrics["eval_quals"])
+    [text] = events.Tensors("eval/quals_samples/text_summary")
+    shown_table = text.tensor_proto.string_val[0].decode()
+    assert "| document | reference | candidate | quals |" in shown_table
+    assert all(row["document"] in shown_table for row in table)
+
+
+def test_the_sample_is_the_same_at_every_evaluation(tmp_path):
+    changed = {"eval_dataset": rows("bart", 12), "eval_strategy": "epoch"}
+    trainer("bart", tmp_path, callbacks=[callback(num_eval_samples=3)], **changed).train()
+    tables = sorted((tmp_path / "quals").glob("eval-*.jsonl"))
+    documents = [[json.loads(line)["document"] for line in table.read_text().splitlines()] for table in tables]
+    assert [table.stem for table in tables] == ["eval-0", "eval-3", "eval-6"]  # before training, after each epoch
+    assert documents[0] == documents[1] == documents[2]
+    assert len(set(documents[0])) == 3
+
+
+def test_each_evaluation_set_has_its_own_score(tmp_path):
+    sets = {"near": rows("llama", 3), "far": rows("llama", 5).select([3, 4])}
+    metrics = trainer("llama", tmp_path, callbacks=[callback()], eval_dataset=sets).evaluate()
+    for name, size in (("near", 3), ("far", 2)):
+        assert 0 <= metrics[f"eval_{name}_quals_unscored"] <= 1
+        assert len((tmp_path / "quals" / f"eval_{name}-0.jsonl").read_text().splitlines()) == size
+
+
+def test_the_best_model_by_quals_is_loaded_at_the_end(tmp_path):
+    class Falling(Recording):
+        def score(self, documents, summaries, references):
+            super().score(documents, summaries, references)
+            is_evaluation = len(summaries) <= 2
+            return [-float(len(self.asked)) if is_evaluation else self.rule(summary) for summary in summaries]
+
+    changed = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    model = tiny_model("bart")
+    run = trainer(
+        "bart",
+        tmp_path,
+        model=model,
+        callbacks=[Falling(num_eval_samples=2)],
+        eval_dataset=rows("bart", 2),
+        metric_for_best_model="eval_quals",
+        learning_rate=1e-2,
+        **changed,
+    )
+    run.train()
+    assert run.state.best_model_checkpoint == str(tmp_path / "checkpoint-3")
+    assert torch.equal(weights(model), weights(type(model).from_pretrained(tmp_path / "checkpoint-3")))
+
+
+def test_a_model_that_writes_nothing_has_no_score(tmp_path):
+    model = tiny_model("bart")
+    model.generation_config.forced_bos_token_id = model.config.eos_token_id
+    metrics = trainer("bart", tmp_path, model=model, callbacks=[callback()], eval_dataset=rows("bart", 4)).evaluate()
+    assert math.isnan(metrics["eval_quals"])
+    assert metrics["eval_quals_unscored"] == 1.0
+    table = [json.loads(line) for line in (tmp_path / "quals" / "eval-0.jsonl").read_text().splitlines()]
+    assert [(row["candidate"], row["quals"]) for row in table] == [("", None)] * 4
+
+
+def test_predictions_are_not_scored(tmp_path):
+    run = trainer("bart", tmp_path, callbacks=[callback()], eval_dataset=rows("bart", 2))
+    assert "test_quals" not in run.predict(rows("bart", 2)).metrics
+
+
+# ---- Bad input ----
+
+
+def changed_row(data, number, **columns):
+    made = list(data)
+    made[number] = {**made[number], **columns}
+    return made
+
+
+TOKENS = [1, 2]  # <s> </s>
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "message"),
+    [
+        (changed_row(rows("bart"), 3, labels=TOKENS), {}, "Row 3 of the training set has no text in column 'labels'"),
+        (changed_row(rows("bart"), 3, input_ids=TOKENS, attention_mask=[1, 1]), {}, "no text in column 'input_ids'"),
+        (changed_row(rows("bart"), 2, summary=" "), {"reference_column": "summary"}, "Row 2 .* 'summary', got ' '"),
+        (changed_row(rows("bart"), 2, document=None), {"document_column": "document"}, "'document', got None"),
+        (rows("bart").remove_columns("labels"), {}, "has no column 'labels'; it has attention_mask, document, input_"),
+        (rows("bart").remove_columns("input_ids"), {}, "has no column 'input_ids'"),
+        (rows("bart"), {"document_column": "article"}, "has no column 'article'"),
+        (rows("bart").select([]), {}, "a row at least, and Dataset has not"),
+        (rows("bart"), {"num_triples": 17}, "num_triples=17, but the training set has 16 documents"),
+        (rows("bart").to_iterable_dataset(), {}, "single rows of the training set: .* IterableDataset has not"),
+    ],
+)
+def test_a_training_set_that_cannot_work_is_refused_before_training(tmp_path, data, columns, message):
+    with pytest.raises(ValueError, match=message):
+        trainer("bart", tmp_path, data=data, callbacks=[callback(**columns)], max_steps=3)
+
+
+def test_a_row_without_a_prompt_is_refused_before_training(tmp_path):
+    row = rows("llama")[1]
+    data = changed_row(rows("llama"), 1, labels=row["input_ids"])
+    with pytest.raises(ValueError, match="Row 1 of the training set has no text in column 'input_ids'"):
+        trainer("llama", tmp_path, data=data, callbacks=[callback()])
+
+
+def test_an_evaluation_set_that_cannot_work_is_refused_before_training(tmp_path):
+    data = rows("bart", 3)
+    for broken, message in (
+        (data.remove_columns("labels"), "Row 0 of the eval set has no column 'labels'"),
+        ({"far": changed_row(data, 1, labels=TOKENS)}, "Row 1 of the eval_far set has no text"),
+        (data.to_iterable_dataset(), "single rows of the eval set"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer("bart", tmp_path, callbacks=[callback()], eval_dataset=broken)
+    trainer("bart", tmp_path, callbacks=[callback(num_eval_samples=0)], eval_dataset=data.remove_columns("labels"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "keeps workers that never see"),
+        ({"train_sampling_strategy": "group_by_length"}, "measures the lengths once"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "measures the lengths once"),
+    ],
+)
+def test_arguments_that_keep_old_rows_are_refused(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        trainer("bart", tmp_path, callbacks=[callback()], **changed)
+
+
+def test_a_sharded_model_needs_the_number_of_triples_beforehand(tmp_path):
+    run = trainer("bart", tmp_path)
+    run.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match="give QualsCallback num_triples"):
+        callback(num_triples=None).check(run)
+    with pytest.raises(ValueError, match="set fsdp_version to 2"):
+        callback().check(run)
+
+
+def test_a_missing_tokenizer_is_refused_beside_the_users_collator(tmp_path):
+    collator = DataCollatorForSeq2Seq(tiny_tokenizer("bart"))
+    with pytest.raises(ValueError, match="processing_class is missing"):
+        trainer("bart", tmp_path, callbacks=[callback()], data_collator=collator, processing_class=None)
+
+
+def test_a_scorer_that_cannot_score_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="scorer must be a QualsScorer, got 'some/model'"):
+        QualsCallback("some/model")
+    with pytest.raises(ValueError, match="needs a scorer"):
+        QualsCallback(None)
+    with pytest.raises(OSError, match="no-such-model"):
+        QualsCallback(QualsScorer.from_pretrained(str(tmp_path / "no-such-model")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_candidates": 0}, "num_candidates must be at least 1, got 0"),
+        ({"refresh_every": 0}, "refresh_every must be at least 1, got 0"),
+        ({"num_eval_samples": -1}, "num_eval_samples must be at least 0, got -1"),
+        ({"num_triples": 0}, "num_triples must be at least 1, got 0"),
+        ({"positive_share": 0.0}, "positive_share must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        callback(**changed)
+
+
+def test_a_selection_without_a_document_is_refused(tmp_path):
+    class Unscored(Recording):
+        @staticmethod
+        def rule(summary):
+            return math.nan
+
+    with pytest.raises(ValueError, match="No document of 16 has both"):
+        trainer("bart", tmp_path, callbacks=[Unscored(num_triples=None)]).train()
+    with pytest.raises(ValueError, match="6 triples were asked for, but only 0 of 16"):
+        trainer("bart", tmp_path, callbacks=[Unscored()]).train()
+
+
+def test_it_works_with_one_contrastive_trainer_that_knows_it_from_the_start(tmp_path):
+    with pytest.raises(ValueError, match="takes one QualsCallback"):
+        trainer("bart", tmp_path, callbacks=[callback(), callback()])
+    with pytest.raises(ValueError, match="works with a ContrastiveSeq2SeqTrainer"):
+        trainer(
+            "bart",
+            tmp_path,
+            trainer_class=Seq2SeqTrainer,
+            callbacks=[callback()],
+            data_collator=DataCollatorForSeq2Seq(tiny_tokenizer("bart")),
+        ).train()
+    late = trainer("bart", tmp_path)
+    late.add_callback(callback())
+    with pytest.raises(ValueError, match="pass it in `callbacks`"):
+        late.train()
+    replaced = trainer("bart", tmp_path, callbacks=[callback()])
+    replaced.train_dataset = Dataset.from_list([])
+    with pytest.raises(ValueError, match="training set was replaced"):
+        replaced.train()

@@ -1,0 +1,88 @@
+"""A contrastive training in a process of its own, to be killed or to be one of several: see `main`."""
+
+import argparse
+import json
+import os
+import signal
+from pathlib import Path
+
+from conftest import tiny_model
+from contrastive_world import callback, emptied, rows, trainer, weights, without_dropout
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from hf_quals import QualsScorer
+
+
+class Counted(QualsScorer):
+    """Counts its calls, and kills the process at one of them."""
+
+    calls = 0
+    kill_at: int | None = None
+
+    def score(self, documents, summaries, *, batch_size=8):
+        type(self).calls += 1
+        if self.calls == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().score(documents, summaries, batch_size=batch_size)
+
+
+class KillAtStep(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments=None):
+    """
+    Trains in `folder` and writes there `weights.safetensors` and `run.json`.
+
+    `run.json` holds the log, the triples, the candidates and how often the scorer was called.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--family", default="bart")
+    parser.add_argument("--num-rows", type=int, default=16)
+    parser.add_argument("--num-triples", type=int, default=6)
+    parser.add_argument("--fixed-negatives", action="store_true", help="no QualsCallback; two of four rows have none")
+    parser.add_argument("--no-dropout", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--kill-at-score", type=int, help="SIGKILL at this call of the scorer")
+    parser.add_argument("--kill-at-step", type=int, help="SIGKILL behind this step")
+    parser.add_argument("--arguments", type=json.loads, default={}, help="training arguments, as JSON")
+    options = parser.parse_args(arguments)
+
+    model = tiny_model(options.family)
+    model = without_dropout(model) if options.no_dropout else model
+    chooser = callback(num_triples=options.num_triples)
+    chooser.scorer = Counted(**vars(chooser.scorer))
+    Counted.calls, Counted.kill_at = 0, options.kill_at_score
+    data = rows(options.family, options.num_rows, negatives=options.fixed_negatives)
+    if options.fixed_negatives:
+        data = emptied(data, [number for number in range(len(data)) if number % 4 < 2])
+    run = trainer(
+        options.family,
+        options.folder,
+        model=model,
+        data=data,
+        eval_dataset=rows(options.family, 5),
+        callbacks=[KillAtStep(options.kill_at_step), *([] if options.fixed_negatives else [chooser])],
+        **options.arguments,
+    )
+    run.train(resume_from_checkpoint=options.resume or None)
+    if run.is_world_process_zero():
+        save_file(weights(model), options.folder / "weights.safetensors")
+        state = chooser.state
+        found = {"log": run.state.log_history, "calls": Counted.calls}
+        if state is not None:
+            found["reference_scores"] = state.reference_scores
+            found["candidates"] = [[candidates.token_ids, candidates.scores] for candidates in state.candidates]
+            found["triples"] = [[triple.document, triple.candidate] for triple in state.triples]
+        (options.folder / "run.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
