@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 
-WORDS = "lewis klitschko joshua fury says that is hurt by his defeat to won lost the in who what when . ?".split()  # noqa: SIM905
+WORDS = "lewis klitschko joshua fury says that is hurt by his defeat to won lost the in who what when . ?".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 

@@ -23,7 +23,7 @@ STOP_WORDS = frozenset(
     together told tomorrow too toward towards under unless unlike until up upon us very via was we well were what
     whatever when whenever where whereas whether which while who whoever whole whom whose why will with within
     without would yes yesterday yet you your yours
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 _UNITS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
