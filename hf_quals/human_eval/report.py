@@ -11,9 +11,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..quals.files import InputError
+from ..reports import check_outputs, check_suffix, markdown_table, write_files
 from .answers import Answers, Key
-from .study import CRITERIA, check_outputs, write_files
+from .study import CRITERIA
 from .verdicts import krippendorff_alpha, majority, sign_test
 
 
@@ -132,13 +132,8 @@ def to_markdown(report: Report) -> str:
         ]
         for row in report.criteria
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    table = [
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in (header, rule, *rows)
-    ]
-    return "\n".join([f"# {first} compared with {second}", "", *table, "", *_notes(report)]) + "\n"
+    table = markdown_table(header, rows)
+    return "\n".join([f"# {first} compared with {second}", "", table, "", *_notes(report)]) + "\n"
 
 
 def _notes(report: Report) -> list[str]:
@@ -211,20 +206,15 @@ def write_report(
     """
     files = {}
     if output is not None:
-        _check_suffix("--output", output, (".md", ".json"))
+        check_suffix("--output", output, (".md", ".json"))
         files[output] = (to_json(report) if output.suffix == ".json" else to_markdown(report)).encode()
     if picture_path is not None:
-        _check_suffix("--picture", picture_path, (".png", ".svg"))
+        check_suffix("--picture", picture_path, (".png", ".svg"))
         image = io.BytesIO()
         picture(report).savefig(image, format=picture_path.suffix[1:], dpi=200)
         files[picture_path] = image.getvalue()
     check_outputs(files, inputs, overwrite=overwrite)
     write_files(files)
-
-
-def _check_suffix(option: str, path: Path, suffixes: tuple[str, ...]) -> None:
-    if path.suffix not in suffixes:
-        raise InputError(f"{option} must end in {' or '.join(suffixes)}, got {path}.")
 
 
 def _title(criterion: str) -> str:

@@ -9,14 +9,15 @@ import csv
 import hashlib
 import io
 import json
-import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..quals.files import InputError, Source
+from ..quals.files import InputError
+from ..reports import check_outputs, write_files
+from ..systems import Comparison
 
 
 CRITERIA = {
@@ -31,22 +32,6 @@ CELL_LIMIT = 32_767  # characters in a cell of Excel and LibreOffice
 
 _PAGE = Path(__file__).with_name("page.html")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """
-    What two systems wrote about one document.
-
-    Args:
-        document (`str`): The document.
-        summaries (`tuple[str, str]`): The summary of the first and of the second system.
-        places (`tuple[str, str]`): Where they stand: `"quals.jsonl, line 3"`.
-    """
-
-    document: str
-    summaries: tuple[str, str]
-    places: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,56 +106,6 @@ def _as_text(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
-def compare(first: Source, second: Source) -> list[Comparison]:
-    """
-    Pairs two systems' summaries by the text of their documents, in the order of the first.
-
-    Args:
-        first (`Source`): Documents and summaries of the first system.
-        second (`Source`): Those of the second, of the same documents in any order.
-
-    Raises:
-        [`InputError`]: for a column that is missing or holds no text, for a document that occurs twice, or if the two
-            do not have the same documents.
-    """
-    ours, theirs = _read(first), _read(second)
-    for source, found, other in ((first, ours, theirs), (second, theirs, ours)):
-        alone = [place for document, (_, place) in found.items() if document not in other]
-        if alone:
-            raise InputError(
-                f"{len(alone)} of the {len(found)} documents of {source.path} are not in the other file (the first: "
-                f"{alone[0]}). Both must have the same documents, character by character."
-            )
-    return [
-        Comparison(document, (summary, theirs[document][0]), (place, theirs[document][1]))
-        for document, (summary, place) in ours.items()
-    ]
-
-
-def _read(source: Source) -> dict[str, tuple[str, str]]:
-    """Summary and place of every document."""
-    found: dict[str, tuple[str, str]] = {}
-    for place, row in source.rows():
-        for column in (source.document_column, source.summary_column):
-            _check_text(place, row, column)
-        document, summary = source.texts(row)
-        if document in found:
-            raise InputError(f"{place}: the document of {found[document][1]} again. Keep one row a document.")
-        found[document] = summary, place
-    return found
-
-
-def _check_text(place: str, row: dict[str, Any], column: str) -> None:
-    if column not in row:
-        raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
-    if not isinstance(row[column], str) or not row[column].strip():
-        raise InputError(f"{place}: column {column!r} must hold text, got {row[column]!r}.")
-    try:
-        row[column].encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place}: column {column!r} holds half of a surrogate pair, no character.") from error
-
-
 def differs(comparison: Comparison) -> bool:
     """Whether the summaries differ in more than white space, which an annotator could not see."""
     first, second = (summary.split() for summary in comparison.summaries)
@@ -223,21 +158,3 @@ def write_study(study: Study, systems: tuple[str, str], folder: Path, *, overwri
     check_outputs(files, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(files)
-
-
-def check_outputs(outputs: Iterable[Path], inputs: Sequence[Path] = (), *, overwrite: bool) -> None:
-    """Raises [`InputError`] for the first output that is an input, or that exists unless it may be replaced."""
-    for path in outputs:
-        if path.resolve() in (given.resolve() for given in inputs):
-            raise InputError(f"{path} is an input. Name another output.")
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists. Pass --overwrite to replace it.")
-
-
-def write_files(files: dict[Path, bytes]) -> None:
-    """Writes all files under temporary names, then renames them."""
-    temporary = {path: path.with_name(path.name + ".tmp") for path in files}
-    for path, content in files.items():
-        temporary[path].write_bytes(content)
-    for path in files:
-        os.replace(temporary[path], path)

@@ -266,18 +266,17 @@ class Statistics:
         return self.total / num_scored if num_scored else math.nan
 
 
-class PartialScores:
+class RowScores:
     """
-    Scores on their way: a header line that tells what they are scores of, then one line a row, in order.
+    Scores as they come: a header line that tells what they are scores of, then one line a row, in order.
 
     Args:
-        output (`Path`): The file that the finished scores go to.
+        path (`Path`): The file of JSON lines.
         header (`dict`): Input and settings; a run goes on only from scores of the same.
     """
 
-    def __init__(self, output: Path, header: Row):
-        self.output = output
-        self.path = output.with_name(output.name + ".partial.jsonl")
+    def __init__(self, path: Path, header: Row):
+        self.path = path
         self.header = header
 
     def start(self) -> None:
@@ -330,6 +329,20 @@ class PartialScores:
         with open(self.path, encoding="utf-8") as file:
             next(file)
             yield from map(json.loads, file)
+
+
+class PartialScores(RowScores):
+    """
+    Scores on their way to an output.
+
+    Args:
+        output (`Path`): The file that the finished scores go to.
+        header (`dict`): Input and settings; a run goes on only from scores of the same.
+    """
+
+    def __init__(self, output: Path, header: Row):
+        super().__init__(output.with_name(output.name + ".partial.jsonl"), header)
+        self.output = output
 
     def finish(self, source: Source, checked: Checked, score_schema: pa.Schema) -> Statistics:
         """

@@ -2,35 +2,42 @@
 How well do scores of factual consistency agree with people?
 
 Scores the QAGS annotations (system summaries of CNN/DM and XSum articles, three human judgements a sentence) and
-prints one table: Pearson and Spearman correlation with the share of a summary's sentences that most annotators call
-supported, for QUALS and for baselines computed in the same run, beside published numbers.
+prints one table: Pearson correlation, with its 95 % interval by bootstrap over summaries, and Spearman correlation
+with the share of a summary's sentences that most annotators call supported, for QUALS and for other judges computed in
+the same run, beside published numbers.
 
     python recipes/benchmarks/human_correlation.py --cnndm qags_cnndm.jsonl --xsum qags_xsum.jsonl \\
         --output_dir results/human_correlation
 
 The two files are the annotations published with "Asking and Answering Questions to Evaluate the Factual Consistency of
 Summaries" (https://huggingface.co/papers/2004.04228). Scores are kept in `output_dir`; a run that was cut off goes on
-where it was.
+where it was. QAGS is scored last and takes longest: with `--limit` the table is printed from fewer rows, and from all
+that earlier runs have scored.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from scipy.stats import pearsonr, spearmanr
-from tqdm import tqdm
+from scipy.stats import BootstrapMethod, pearsonr, spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
-from hf_quals import QAGenModel, QAPair, QATemplate, QualsResult, QualsScorer, ScoredPair
+from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair
+from hf_quals.baselines.entities import RULES, EntityScorer, load_finder
+from hf_quals.baselines.qags import QagsScorer
+from hf_quals.evaluation import RESAMPLES, Judge, judge_rows, kept_scores
 from hf_quals.qagen.default import default_base_model
 from hf_quals.quals.scorer import VARIANTS
+from hf_quals.reports import markdown_table
+from hf_quals.systems import Comparison
 
 
 # Pearson on (CNN/DM, XSum) as published: QAGS and its comparisons in 2004.04228, CTC 2109.06379, UniEval 2210.07197.
@@ -61,117 +68,146 @@ class Arguments:
     limit: int | None = field(default=None, metadata={"help": "Score only the first so many rows of each file."})
 
 
-def read_rows(path: str) -> list[dict]:
-    """Documents, summaries, and the share of each summary's sentences that most annotators call supported."""
-    rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
+    """Documents with their summary, and the share of each summary's sentences that most annotators call supported."""
+    comparisons, human = [], []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         item = json.loads(line)
         sentences = item["summary_sentences"]
         supported = [
             sum(answer["response"] == "yes" for answer in sentence["responses"]) * 2 > len(sentence["responses"])
             for sentence in sentences
         ]
-        rows.append(
-            {
-                "document": item["article"],
-                "summary": " ".join(sentence["sentence"] for sentence in sentences),
-                "human": sum(supported) / len(supported),
-            }
-        )
-    return rows
+        summary = " ".join(sentence["sentence"] for sentence in sentences)
+        comparisons.append(Comparison(item["article"], (summary,), (f"{path}, line {number}",)))
+        human.append(sum(supported) / len(supported))
+    return comparisons, human
 
 
-def score_with_quals(rows: list[dict], path: Path, args: Arguments) -> tuple[list[dict], float | None]:
-    """Results as dictionaries, one a row, kept in `path`; seconds a summary of what was scored now."""
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if len(results) >= len(rows):
-        return results[: len(rows)], None
+def make_judges(args: Arguments) -> list[Judge]:
+    """What scores the summaries, the slowest last."""
+    model = {"model": args.model or "default", "dtype": args.dtype}
+    finders = {finder.name: finder for finder in (load_finder(RULES), load_finder())}
+    finder = load_finder()
+    return [
+        Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, rouge_precision),
+        *(
+            Judge(
+                f"entity-{name}",
+                {f"entity precision, names found by {name}": "score"},
+                lambda finder=finder: dictionaries(EntityScorer(finder).score),
+            )
+            for name, finder in finders.items()
+        ),
+        Judge("quals", {"result": "result"}, lambda: load_quals(args), model),
+        Judge(
+            "likelihood", {"mean log p of the summary given the document, same base model": "score"}, load_likelihood
+        ),
+        Judge(
+            "qags",
+            {f"QAGS, offline, candidates found by {finder.name}": "score"},
+            lambda: dictionaries(QagsScorer.from_qagen(args.model, finder=finder, dtype=args.dtype).score),
+            {**model, "finder": finder.name},
+        ),
+    ]
+
+
+def dictionaries(score: Callable[[list[str], list[str]], Sequence[Any]]):
+    return lambda documents, summaries: [result.to_dict() for result in score(documents, summaries)]
+
+
+def rouge_precision():
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+    return lambda documents, summaries: [
+        {name: score.precision for name, score in scorer.score(document, summary).items()}
+        for document, summary in zip(documents, summaries, strict=True)
+    ]
+
+
+def load_quals(args: Arguments):
+    """Whole results are kept: the variants are computed from their pairs."""
     # Pairs are chosen one after the other: the first 10 of 20 are those that `max_pairs=10` chooses.
     scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, max_pairs=max(NUM_PAIRS))
-    chunk = 4 * args.batch_size
-    done, start = len(results), time.perf_counter()
-    with path.open("a") as file:
-        for first in tqdm(range(done, len(rows), chunk), desc=path.stem):
-            part = rows[first : first + chunk]
-            scored = scorer.score(
-                [row["document"] for row in part], [row["summary"] for row in part], batch_size=args.batch_size
-            )
-            results += [result.to_dict() for result in scored]
-            file.write("".join(json.dumps(result.to_dict()) + "\n" for result in scored))
-            file.flush()
-    return results, (time.perf_counter() - start) / (len(rows) - done)
+
+    def score(documents: list[str], summaries: list[str]) -> list[dict[str, Any]]:
+        found = [result.to_dict() for result in scorer.score(documents, summaries, batch_size=args.batch_size)]
+        return [{**fields, "result": fields} for fields in found]
+
+    return score
 
 
-def likelihoods(rows: list[dict]) -> list[float]:
+def load_likelihood():
     """Mean log p(token of the summary | document) of the default's base model, before it was made a QAGen."""
     base = default_base_model()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    template = QATemplate(prompt="{text}\n\nSummary:")
-    model = QAGenModel(model, AutoTokenizer.from_pretrained(base), template)
-    means = []
-    for row in tqdm(rows, desc="log p(summary | document)"):
-        ids = model.tokenizer(" " + row["summary"], add_special_tokens=False)["input_ids"]
-        target = QAPair("", "", tuple(ids), (), len(ids), row["summary"])
-        means.append(float(np.mean(model.log_probs([row["document"]], [[target]])[0][0])))
-    return means
+    model = QAGenModel(model, AutoTokenizer.from_pretrained(base), QATemplate(prompt="{text}\n\nSummary:"))
+
+    def mean_log_prob(document: str, summary: str) -> float:
+        ids = model.tokenizer(" " + summary, add_special_tokens=False)["input_ids"]
+        target = QAPair("", "", tuple(ids), (), len(ids), summary)
+        return float(np.mean(model.log_probs([document], [[target]])[0][0]))
+
+    return lambda documents, summaries: [
+        {"score": mean_log_prob(document, summary)} for document, summary in zip(documents, summaries, strict=True)
+    ]
 
 
-def result_from_dict(fields: dict) -> QualsResult:
+def pairs_of(fields: dict) -> list[ScoredPair]:
     names = ("question", "answer", "tokens", "summary_log_probs", "document_log_probs", "answer_start")
-    pairs = tuple(ScoredPair(**{name: pair[name] for name in names}) for pair in fields["pairs"])
-    rest = {name: value for name, value in fields.items() if name not in ("pairs", "num_pairs", "score")}
-    return QualsResult(score=float("nan") if fields["score"] is None else fields["score"], pairs=pairs, **rest)
+    return [ScoredPair(**{name: pair[name] for name in names}) for pair in fields["pairs"]]
 
 
-def correlations(scores: list[float], human: list[float]) -> tuple[float, float, int]:
-    """Pearson and Spearman over the rows that have a score, and how many have none."""
-    scored = [(score, person) for score, person in zip(scores, human, strict=True) if not np.isnan(score)]
-    ours, people = zip(*scored, strict=True)
-    return pearsonr(ours, people).statistic, spearmanr(ours, people).statistic, len(scores) - len(scored)
+def correlations(scores: Sequence[float | None], human: Sequence[float]) -> list[str]:
+    """
+    Agreement with people over the summaries that have a score, as cells: Pearson, its 95 % interval (percentiles of
+    10,000 resamples of summaries), Spearman, and how many summaries these are.
+    """
+    scored = np.array(scores, dtype=float)
+    has_score = ~np.isnan(scored)
+    ours, people = scored[has_score], np.array(human)[: len(scored)][has_score]
+    if len(ours) < 3 or min(np.ptp(ours), np.ptp(people)) == 0:
+        return ["–", "–", "–", str(len(ours))]
+    resampling = BootstrapMethod(n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(0))
+    pearson = pearsonr(ours, people)
+    low, high = pearson.confidence_interval(method=resampling)
+    spearman = spearmanr(ours, people).statistic
+    # Of a few summaries some resample is the same one over and over, which has no correlation.
+    interval = "–" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
+    return [f"{pearson.statistic:.3f}", interval, f"{spearman:.3f}", str(len(ours))]
 
 
 def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    rouge = RougeScorer(["rougeL"])
+    data = {name: (Path(path), *read_rows(path)) for name, path in (("CNN/DM", args.cnndm), ("XSum", args.xsum))}
     table: dict[str, list[str]] = {}
-    for name, path in (("CNN/DM", args.cnndm), ("XSum", args.xsum)):
-        rows = read_rows(path)[: args.limit]
-        human = [row["human"] for row in rows]
-        kept, seconds = score_with_quals(rows, output_dir / f"{Path(path).stem}.jsonl", args)
-        results = [result_from_dict(fields) for fields in kept]
-        scores = {
-            f"`{variant}`, max_pairs={most}": [score(result.pairs[:most]) for result in results]
-            for variant, score in VARIANTS.items()
-            for most in NUM_PAIRS
-        }
-        scores["ROUGE-L precision against the document"] = [
-            rouge.score(row["document"], row["summary"])["rougeL"].precision for row in rows
-        ]
-        likelihood = output_dir / f"{Path(path).stem}-likelihood.json"
-        if not likelihood.exists():
-            likelihood.write_text(json.dumps(likelihoods(rows)))
-        log_p = json.loads(likelihood.read_text())
-        scores["mean log p of the summary given the document, same base model"] = log_p[: len(rows)]
-        for method, values in scores.items():
-            pearson, spearman, unscored = correlations(values, human)
-            table.setdefault(method, []).extend([f"{pearson:.3f}", f"{spearman:.3f}", str(unscored)])
-        generated = sum(result.num_generated for result in results)
-        survived = sum(result.num_pairs + result.num_surplus for result in results) / generated
-        truncated = sum(result.document_truncated for result in results)
-        timing = f"{seconds:.2f} s a summary" if seconds else "scored by an earlier run"
-        print(
-            f"{name}: {len(rows)} summaries, {survived:.0%} of generated pairs are good and distinct, "
-            f"{truncated} documents truncated, {timing}"
-        )
+    for judge in make_judges(args):
+        for name, (path, comparisons, human) in data.items():
+            kept, done = kept_scores(judge, comparisons, Path(args.output_dir) / path.stem, resume=True)
+            rows = judge_rows(judge, comparisons[: args.limit], kept, done)
+            scores = {column: [row[column][0] for row in rows] for column in judge.columns}
+            truncated = sum(row["truncated"][0] for row in rows)
+            print(f"{name}, {judge.name}: {len(rows)} of {len(comparisons)} scored, {truncated} with a text cut")
+            if judge.name == "quals":
+                results = scores.pop("result")
+                generated = sum(result["num_generated"] for result in results)
+                survived = sum(result["num_pairs"] + result["num_surplus"] for result in results) / generated
+                print(f"{name}, quals: {survived:.0%} of the generated pairs are good and distinct")
+                pairs = [pairs_of(result) for result in results]
+                scores = {
+                    f"`{variant}`, max_pairs={most}": [score(of_row[:most]) for of_row in pairs]
+                    for variant, score in VARIANTS.items()
+                    for most in NUM_PAIRS
+                }
+            for method, values in scores.items():
+                table.setdefault(method, []).extend(correlations(values, human))
     print(f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, dtype {args.dtype}\n")
-    header = ["", *(f"{data} {what}" for data in ("CNN/DM", "XSum") for what in ("Pearson", "Spearman", "unscored"))]
-    print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
-    for method, cells in table.items():
-        print(f"| {method} | " + " | ".join(cells) + " |")
-    for method, (cnndm, xsum) in PUBLISHED.items():
-        print(f"| {method}, published | {cnndm:.3f} | | | {xsum:.3f} | | |")
+    columns = ("Pearson", "95 % interval", "Spearman", "n")
+    header = ["", *(f"{name} {what}" for name in data for what in columns)]
+    published = [
+        [f"{method}, published", f"{cnndm:.3f}", "", "", "", f"{xsum:.3f}", "", "", ""]
+        for method, (cnndm, xsum) in PUBLISHED.items()
+    ]
+    print(markdown_table(header, [*([method, *cells] for method, cells in table.items()), *published]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""What several systems wrote about the same documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .quals.files import InputError, Source
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What several systems wrote about one document.
+
+    Args:
+        document (`str`): The document.
+        summaries (`tuple[str, ...]`): The summary of each system.
+        places (`tuple[str, ...]`): Where they stand: `"quals.jsonl, line 3"`.
+        reference (`str`, *optional*): The reference, if there is one.
+    """
+
+    document: str
+    summaries: tuple[str, ...]
+    places: tuple[str, ...]
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    place: str
+    summary: str
+    reference: str | None
+
+
+def compare(first: Source, *others: Source, reference_column: str | None = None) -> list[Comparison]:
+    """
+    Joins systems' summaries by the text of their documents, in the order of the first.
+
+    Args:
+        first (`Source`): Documents and summaries of the first system.
+        *others (`Source`): Those of the others, of the same documents in any order.
+        reference_column (`str`, *optional*): The column of references in the files that have them.
+
+    Raises:
+        [`InputError`]: for a file without rows, a column that is missing or holds no text, a document that occurs
+            twice, or if not all have the same documents; for references that differ, or that only some documents have.
+    """
+    ours, *theirs = (_read(source, reference_column) for source in (first, *others))
+    for source, rows in zip(others, theirs, strict=True):
+        for one, found, other, known in ((first, ours, source, rows), (source, rows, first, ours)):
+            alone = [row.place for document, row in found.items() if document not in known]
+            if alone:
+                raise InputError(
+                    f"{len(alone)} of the {len(found)} documents of {one.path} are not in the other file, "
+                    f"{other.path} (the first: {alone[0]}). All must have the same documents, character by character."
+                )
+    comparisons = []
+    for document in ours:
+        rows_of_document = [rows[document] for rows in (ours, *theirs)]
+        comparisons.append(
+            Comparison(
+                document,
+                tuple(row.summary for row in rows_of_document),
+                tuple(row.place for row in rows_of_document),
+                _reference(rows_of_document),
+            )
+        )
+    without = [comparison for comparison in comparisons if comparison.reference is None]
+    if 0 < len(without) < len(comparisons):
+        raise InputError(
+            f"{len(without)} of {len(comparisons)} documents have no {reference_column!r} (the first: "
+            f"{without[0].places[0]}). Give all of them one, or none."
+        )
+    return comparisons
+
+
+def _read(source: Source, reference_column: str | None) -> dict[str, _Row]:
+    """Of every document its row."""
+    found: dict[str, _Row] = {}
+    for place, row in source.rows():
+        for column in (source.document_column, source.summary_column):
+            _check_text(place, row, column)
+        document, summary = source.texts(row)
+        if document in found:
+            raise InputError(f"{place}: the document of {found[document].place} again. Keep one row a document.")
+        reference = None
+        if reference_column in row:
+            _check_text(place, row, reference_column)
+            reference = row[reference_column]
+        found[document] = _Row(place, summary, reference)
+    if not found:
+        raise InputError(f"{source.path}: no rows.")
+    return found
+
+
+def _reference(rows: list[_Row]) -> str | None:
+    given = [row for row in rows if row.reference is not None]
+    for row in given[1:]:
+        if row.reference != given[0].reference:
+            raise InputError(f"{row.place}: another reference than that of {given[0].place}. Keep one a document.")
+    return given[0].reference if given else None
+
+
+def _check_text(place: str, row: dict[str, Any], column: str) -> None:
+    if column not in row:
+        raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
+    if not isinstance(row[column], str) or not row[column].strip():
+        raise InputError(f"{place}: column {column!r} must hold text, got {row[column]!r}.")
+    try:
+        row[column].encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: column {column!r} holds half of a surrogate pair, no character.") from error

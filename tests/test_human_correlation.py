@@ -1,0 +1,98 @@
+"""The table of agreement with people, on a few made-up annotations and a tiny QAGen."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "benchmarks"))
+
+import human_correlation
+
+
+# Some resample of a few rows is one row over and over.
+pytestmark = pytest.mark.filterwarnings("ignore:An input array is constant", "ignore:The BCa")
+
+
+def write_annotations(path, num_rows):
+    """Two sentences a summary; the first is called supported by two of three people in every other row."""
+    rows = []
+    for row in range(num_rows):
+        votes = (["yes", "yes", "no"] if row % 2 else ["yes", "no", "no"], ["no", "no", "no"])
+        sentences = [
+            {"sentence": f"rain fell on {row} roofs ." if part == 0 else f"{row + part} cars .", "responses": answers}
+            for part, answers in enumerate([{"response": vote} for vote in of_sentence] for of_sentence in votes)
+        ]
+        rows.append({"article": f"rain fell on {row} roofs and 7 cars", "summary_sentences": sentences})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, tiny_causal_folder, monkeypatch, capsys):
+    """Runs the benchmark on six rows of either kind; returns its table as cells by method, and all that it printed."""
+    monkeypatch.setenv("HF_QUALS_BASE_MODEL", tiny_causal_folder)
+    cnndm, xsum = (write_annotations(tmp_path / f"{name}.jsonl", 6) for name in ("cnndm", "xsum"))
+    command = ["human_correlation.py", "--cnndm", cnndm, "--xsum", xsum, "--output_dir", tmp_path / "results"]
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", [*map(str, command), "--model", tiny_causal_folder, *map(str, flags)])
+        human_correlation.main()
+        printed = capsys.readouterr().out
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"]
+        return {cells[0]: cells[1:] for cells in lines}, printed
+
+    return run
+
+
+def test_people_call_a_sentence_supported_by_majority(tmp_path):
+    comparisons, human = human_correlation.read_rows(write_annotations(tmp_path / "rows.jsonl", 3))
+    assert human == [0.0, 0.5, 0.0]
+    assert comparisons[1].summaries == ("rain fell on 1 roofs . 2 cars .",)
+
+
+def test_summaries_without_a_score_or_not_scored_yet_are_left_out():
+    scores, human = [0.1, None, 0.4, 0.2, 0.3], [0.0, 1.0, 0.5, 0.6, 0.9, 0.3]
+    pearson, _, spearman, count = human_correlation.correlations(scores, human)
+    expected = pearsonr([0.1, 0.4, 0.2, 0.3], [0.0, 0.5, 0.6, 0.9]).statistic
+    # Ranks 1, 4, 2, 3 and 1, 2, 3, 4: 1 - 6 * (4 + 1 + 1) / (4 * 15).
+    assert (pearson, spearman, count) == (f"{expected:.3f}", "0.400", "4")
+
+
+def test_interval_holds_95_percent_of_the_correlations_of_resamples():
+    rng = np.random.default_rng(1)
+    human = rng.random(60)
+    scores = human + rng.random(60)
+    resampled = [
+        np.corrcoef(scores[rows], human[rows])[0, 1] for rows in (rng.integers(0, 60, 60) for _ in range(5000))
+    ]
+    interval = human_correlation.correlations(list(scores), list(human))[1]
+    assert [float(end) for end in interval.split(" to ")] == pytest.approx(
+        np.percentile(resampled, [2.5, 97.5]), abs=0.02
+    )
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.6], [0.5, 0.5, 0.5], [None, None, None, 0.5]])
+def test_no_correlation_without_three_summaries_that_differ(scores):
+    assert human_correlation.correlations(scores, [0.0, 0.5, 1.0, 0.2])[:3] == ["–", "–", "–"]
+
+
+@pytest.mark.slow
+def test_scores_are_kept_and_a_longer_run_goes_on_behind_them(run, tmp_path):
+    table, printed = run("--limit", 4)
+    assert "CNN/DM, qags: 4 of 6 scored, 0 with a text cut" in printed
+    assert {method.split(",")[0] for method in table} >= {"`quals`", "entity precision", "QAGS"}
+    assert table["entity precision, names found by rules"][3::4] == ["4", "4"]
+
+    kept = tmp_path / "results" / "cnndm" / "rouge.jsonl"
+    before = kept.read_text()
+    whole, printed = run()
+    assert "XSum, quals: 6 of 6 scored" in printed
+    assert kept.read_text().startswith(before)
+    assert whole["ROUGE-1 precision against the document"][3::4] == ["6", "6"]
+    again, _ = run("--limit", 1)
+    assert again == whole
