@@ -242,7 +242,7 @@ def test_evaluation_scores_what_the_model_writes_and_shows_it(tmp_path, monkeypa
     )
     metrics = run.evaluate()
 
-    table = [json.loads(line) for line in (tmp_path / "quals" / "eval-0.jsonl").read_text().splitlines()]
+    table = [json.loads(line) for line in (tmp_path / "_quals" / "eval-0.jsonl").read_text().splitlines()]
     assert len(table) == 4
     tokenizer = tiny_tokenizer("bart")
     for row in table:
@@ -269,7 +269,7 @@ def test_evaluation_scores_what_the_model_writes_and_shows_it(tmp_path, monkeypa
 def test_the_sample_is_the_same_at_every_evaluation(tmp_path):
     changed = {"eval_dataset": rows("bart", 12), "eval_strategy": "epoch"}
     trainer("bart", tmp_path, callbacks=[callback(num_eval_samples=3)], **changed).train()
-    tables = sorted((tmp_path / "quals").glob("eval-*.jsonl"))
+    tables = sorted((tmp_path / "_quals").glob("eval-*.jsonl"))
     documents = [[json.loads(line)["document"] for line in table.read_text().splitlines()] for table in tables]
     assert [table.stem for table in tables] == ["eval-0", "eval-3", "eval-6"]  # before training, after each epoch
     assert documents[0] == documents[1] == documents[2]
@@ -281,7 +281,7 @@ def test_each_evaluation_set_has_its_own_score(tmp_path):
     metrics = trainer("llama", tmp_path, callbacks=[callback()], eval_dataset=sets).evaluate()
     for name, size in (("near", 3), ("far", 2)):
         assert 0 <= metrics[f"eval_{name}_quals_unscored"] <= 1
-        assert len((tmp_path / "quals" / f"eval_{name}-0.jsonl").read_text().splitlines()) == size
+        assert len((tmp_path / "_quals" / f"eval_{name}-0.jsonl").read_text().splitlines()) == size
 
 
 def test_the_best_model_by_quals_is_loaded_at_the_end(tmp_path):
@@ -314,7 +314,7 @@ def test_a_model_that_writes_nothing_has_no_score(tmp_path):
     metrics = trainer("bart", tmp_path, model=model, callbacks=[callback()], eval_dataset=rows("bart", 4)).evaluate()
     assert math.isnan(metrics["eval_quals"])
     assert metrics["eval_quals_unscored"] == 1.0
-    table = [json.loads(line) for line in (tmp_path / "quals" / "eval-0.jsonl").read_text().splitlines()]
+    table = [json.loads(line) for line in (tmp_path / "_quals" / "eval-0.jsonl").read_text().splitlines()]
     assert [(row["candidate"], row["quals"]) for row in table] == [("", None)] * 4
 
 

@@ -56,12 +56,12 @@ def test_a_run_killed_in_refreshes_and_in_an_epoch_ends_as_an_unbroken_one(tmp_p
     # In the middle of the first refresh: there is no checkpoint, and a new run goes on with it.
     assert_killed(run(broken, "--kill-at-score", 3))
     assert checkpoints(broken) == []
-    kept = list((broken / "quals").glob("refresh-*.jsonl"))
+    kept = list((broken / "_quals").glob("refresh-*.jsonl"))
     assert len(kept) == 1
     # In the middle of the first epoch, between two checkpoints.
     assert_killed(run(broken, "--kill-at-step", 5))
     assert checkpoints(broken) == ["checkpoint-3"]
-    assert list((broken / "quals").glob("refresh-*")) == []
+    assert list((broken / "_quals").glob("refresh-*")) == []
     # In the middle of the second refresh: behind the evaluation at the end of the first epoch.
     assert_killed(run(broken, "--resume", "--kill-at-score", EVALUATION + 3))
     assert checkpoints(broken) == ["checkpoint-3", "checkpoint-6"]

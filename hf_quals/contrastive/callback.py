@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..quals.scorer import QualsScorer
 from .data import ContrastiveDataset, has_rows
 from .losses import IGNORE_INDEX
-from .refresh import STATE_NAME, Candidates, KeptRefresh, RefreshState
+from .refresh import FOLDER_NAME, STATE_NAME, Candidates, KeptRefresh, RefreshState
 from .sampling import SeededTopKSampling
 from .selection import select_triples
 from .tables import log_table
@@ -41,8 +41,8 @@ class QualsCallback(TrainerCallback):
     document from the current model, scores them and (once in a run) the references, and narrows the training set to
     the triples of [`select_triples`]. The first refresh fixes their number. At evaluations, and before training if
     there will be any, it summarizes a fixed sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and
-    shows document, reference, candidate and score of each in `output_dir/quals/eval-STEP.jsonl` and, where `report_to`
-    names them, in ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases.
+    shows document, reference, candidate and score of each in `output_dir/_quals/eval-STEP.jsonl` and, where
+    `report_to` names them, in ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases.
 
     Processes share the work; candidates depend on `args.seed`, the epoch and the document, not on batches or their
     number. State is saved in every checkpoint: a run that was killed at any moment and is resumed ends with the same
@@ -457,7 +457,7 @@ class QualsCallback(TrainerCallback):
         columns = ("document", "reference", "candidate", "quals")
         # NaN is no JSON, and no table shows it better than nothing.
         rows = [dict(zip(columns, (*row[:3], None if math.isnan(row[3]) else row[3]), strict=True)) for row in table]
-        path = Path(trainer.args.output_dir) / "quals" / f"{name}-{trainer.state.global_step}.jsonl"
+        path = Path(trainer.args.output_dir) / FOLDER_NAME / f"{name}-{trainer.state.global_step}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

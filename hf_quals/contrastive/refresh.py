@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .trainer import ContrastiveSeq2SeqTrainer
 
 STATE_NAME = "quals_state.json"
+# `push_to_hub` leaves out what begins with an underscore: the documents in it may be private.
+FOLDER_NAME = "_quals"
 
 
 @dataclass
@@ -83,7 +85,7 @@ class RefreshState:
 
 class KeptRefresh:
     """
-    The batches that a running refresh has finished, in `output_dir/quals`: a refresh that was killed goes on behind
+    The batches that a running refresh has finished, in `output_dir/_quals`: a refresh that was killed goes on behind
     them.
 
     What was kept counts only for the very same refresh: the files carry a digest of the model's weights, the seed and
@@ -137,7 +139,7 @@ class KeptRefresh:
 
 
 def _folder(trainer: ContrastiveSeq2SeqTrainer) -> Path:
-    return Path(trainer.args.output_dir or ".") / "quals"
+    return Path(trainer.args.output_dir or ".") / FOLDER_NAME
 
 
 def _bytes(parameter: Any) -> bytes:
