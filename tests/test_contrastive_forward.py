@@ -3,9 +3,11 @@
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from contrastive_world import rows
+from contrastive_world import rows, without_dropout
 from peft import LoraConfig, get_peft_model
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from transformers import DataCollatorForSeq2Seq
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_quals import DataCollatorForContrastiveSeq2Seq
 from hf_quals.contrastive.forward import (
@@ -79,28 +81,79 @@ def test_a_shared_prompt_gives_the_gradients_of_two_sequences(attention, side):
     model.set_attn_implementation(attention)
     assert can_share_prompt(model)
     inputs, _ = batch("llama", side)
-    gradients = []
-    for share_document in (True, False):
-        model.zero_grad()
-        output = both("llama", model, inputs, share_document=share_document)
-        held = output.negative_labels >= 0
-        (
-            output.positive_logits[output.positive_labels >= 0].square().sum() - output.negative_logits[held].sum()
-        ).backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    for shared, plain in zip(*gradients, strict=True):
-        torch.testing.assert_close(shared, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-4)
+    shared, plain = (gradients("llama", model, inputs, share_document=share) for share in (True, False))
+    assert_same_gradients(shared, plain)
 
 
-def test_the_encoder_reads_each_document_once():
-    model, lengths = tiny_model("bart"), []
-    model.get_encoder().layers[0].register_forward_pre_hook(lambda module, args: lengths.append(len(args[0])))
-    inputs, _ = batch("bart")
-    both("bart", model, inputs)
-    both("bart", model, inputs, share_document=False)
-    assert lengths == [4, 8]
-    assert not model.get_encoder()._forward_pre_hooks
-    assert not model.get_encoder()._forward_hooks
+def rows_read(module):
+    """A list that grows by the number of rows whenever the module is called."""
+    found = []
+    module.register_forward_hook(lambda _module, args, output: found.append(len(args[0])))
+    return found
+
+
+def cross_attention_keys(family, model):
+    attention = model.get_decoder()
+    return (
+        attention.layers[1].encoder_attn.k_proj if family == "bart" else attention.block[1].layer[1].EncDecAttention.k
+    )
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_encoder_and_keys_of_the_cross_attention_are_computed_once_a_document(family):
+    model = tiny_model(family)
+    keys = cross_attention_keys(family, model)
+    num_hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    inputs, _ = batch(family)
+    both(family, model, inputs)
+    assert num_hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    encoder_rows, key_rows = rows_read(model.get_encoder().get_input_embeddings()), rows_read(keys)
+    both(family, model, inputs)
+    both(family, model, inputs, share_document=False)
+    assert (encoder_rows, key_rows) == ([4, 8], [4, 8])
+
+
+def gradients(family, model, inputs, **options):
+    """Of a loss that weighs the two sides differently."""
+    model.zero_grad()
+    output = both(family, model, inputs, **options)
+    positive, negative = output.positive_labels >= 0, output.negative_labels >= 0
+    (output.positive_logits[positive].square().sum() - output.negative_logits[negative].sum()).backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def assert_same_gradients(found, expected):
+    # The gradient of a bias of attention's keys is 0 but for rounding.
+    largest = max(gradient.abs().max().item() for gradient in expected)
+    for one, other in zip(found, expected, strict=True):
+        atol = max(1e-4 * other.abs().max().item(), 1e-6 * largest)
+        torch.testing.assert_close(one, other, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_a_shared_document_gives_the_gradients_of_two(family, with_adapter):
+    model = tiny_model(family)
+    model = adapted(model) if with_adapter else model
+    inputs, _ = batch(family)
+    shared, plain = (gradients(family, model, inputs, share_document=share) for share in (True, False))
+    assert_same_gradients(shared, plain)
+
+
+@pytest.mark.parametrize("wrapped", ["by the model", "by FSDP"])
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_layers_that_run_again_in_the_backward_pass_find_what_they_found(family, wrapped):
+    model, checkpointed = tiny_model(family), without_dropout(tiny_model(family)).train()
+    if wrapped == "by FSDP":
+        apply_activation_checkpointing(
+            checkpointed, check_fn=lambda module: isinstance(module, GradientCheckpointingLayer)
+        )
+    else:
+        checkpointed.gradient_checkpointing_enable()
+    inputs, _ = batch(family)
+    calls = rows_read(cross_attention_keys(family, checkpointed))
+    assert_same_gradients(gradients(family, checkpointed, inputs), gradients(family, model, inputs))
+    assert calls == [8, 8]
 
 
 def test_models_whose_layers_do_not_see_all_tokens_share_no_prompt():

@@ -14,6 +14,7 @@ import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .losses import IGNORE_INDEX
 
@@ -246,8 +247,11 @@ def _accepts(model: PreTrainedModel, argument: str) -> bool:
 
 
 def _checkpoints_activations(model: PreTrainedModel) -> bool:
-    # Transformers' way, and Accelerate's for FSDP.
-    return model.is_activation_checkpointing or any(isinstance(module, CheckpointWrapper) for module in model.modules())
+    return any(
+        isinstance(module, CheckpointWrapper)  # by FSDP
+        or (isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing)
+        for module in model.modules()
+    )
 
 
 def _two_continuations_mask(model: PreTrainedModel, held: torch.Tensor, width: int, num_positive: int) -> torch.Tensor:

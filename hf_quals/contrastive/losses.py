@@ -63,11 +63,11 @@ def unlikelihood(
     """
     positive = negative_log_likelihood(positive_logits, positive_labels, label_smoothing)
     logits, labels = _tokens(negative_logits, negative_labels)
-    per_token = -log_one_minus_prob(logits, labels)
-    if label_smoothing:
-        smooth = -_log_one_minus_probs(logits).mean(-1)
-        per_token = (1 - label_smoothing) * per_token + label_smoothing * smooth
-    return positive, per_token.sum()
+    if not label_smoothing:
+        return positive, -log_one_minus_prob(logits, labels).sum()
+    log_probs = _log_one_minus_probs(logits)
+    per_token = (1 - label_smoothing) * _gather(log_probs, labels) + label_smoothing * log_probs.mean(-1)
+    return positive, -per_token.sum()
 
 
 def hellinger(
@@ -152,11 +152,10 @@ def log_one_minus_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 def _log_one_minus_probs(logits: torch.Tensor) -> torch.Tensor:
     """`log(1 - p)` of every token of the vocabulary; only the most probable one can have p > 1/2."""
     most_probable = logits.argmax(-1, keepdim=True)
-    log_probs = logits.log_softmax(-1)
     # Where p <= 1/2, log1p(-p) is stable. The most probable token is taken out of it before, and not replaced behind
     # it: the gradient of an infinite value is NaN even where its weight is 0.
-    rest = torch.log1p(-log_probs.scatter(-1, most_probable, -torch.inf).exp())
-    return rest.scatter(-1, most_probable, log_one_minus_prob(logits, most_probable.squeeze(-1)).unsqueeze(-1))
+    others = logits.log_softmax(-1).scatter(-1, most_probable, -torch.inf)
+    return torch.log1p(-others.exp()).scatter(-1, most_probable, others.logsumexp(-1, keepdim=True))
 
 
 def _tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,7 +166,12 @@ def _tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _log_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    return _gather(logits, labels) - logits.logsumexp(-1)
+
+
+def _gather(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The value of each position's token."""
+    return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
 def _mean_log_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
