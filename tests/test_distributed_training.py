@@ -1,6 +1,7 @@
 """Two processes choose and train as one does with the same global batch."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -21,12 +22,12 @@ def trained(folder, num_processes, *options, **arguments):
         arguments["ddp_backend"] = "gloo"
     options = [folder, "--no-dropout", "--arguments", json.dumps(arguments), *options]
     options = list(map(str, options))
-    if num_processes == 1:
-        training_run.main(options)
-    else:
-        command = [*TORCHRUN, str(num_processes), training_run.__file__, *options]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
+    launcher = [sys.executable] if num_processes == 1 else [*TORCHRUN, str(num_processes)]
+    command = [*launcher, training_run.__file__, *options]
+    # One thread a process, as torchrun has it: sums of several threads round otherwise.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr
     return load_file(folder / "weights.safetensors"), json.loads((folder / "run.json").read_text())
 
 
