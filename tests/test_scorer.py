@@ -56,7 +56,7 @@ def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
 def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):
     """The whole path again, by hand, one summary and one pair at a time."""
     results = scorer.score(DOCUMENTS, SUMMARIES)
-    assert any(result.num_pairs for result in results)
+    assert any(result.num_pairs > 1 for result in results)
     for document, summary, result in zip(DOCUMENTS, SUMMARIES, results, strict=True):
         differences = []
         generated = scorer.model.generate([summary])[0]
