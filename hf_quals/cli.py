@@ -383,10 +383,16 @@ def evaluate(
     ] = None,
     names: Annotated[
         str | None,
-        typer.Option(help="Of the systems, separated by commas. Left out: those of the files.", show_default=False),
+        typer.Option(
+            help="Of the systems, separated by commas. Left out: those of the files, or of the columns.",
+            show_default=False,
+        ),
     ] = None,
     document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
-    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    summary_column: Annotated[
+        str,
+        typer.Option(help="The column of summaries; of one file several, separated by commas, are a system each."),
+    ] = "summary",
     reference_column: Annotated[
         str | None,
         typer.Option(help="The column of references. Left out: reference, if there is one.", show_default=False),
@@ -419,10 +425,14 @@ def evaluate(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        systems = system_names(files, None if names is None else names.split(","))
+        columns = summary_column.split(",")
+        if len(files) > 1 and len(columns) > 1:
+            raise InputError("Several --summary-column go with one file. With several files, each is one system.")
+        known = columns if len(columns) > 1 else [path.stem for path in files]
+        systems = system_names(known, None if names is None else names.split(","))
         folder = None if output is None else scores_folder(output, files, resume=resume, overwrite=overwrite)
         comparisons = compare(
-            *(Source(str(path), document_column, summary_column) for path in files),
+            *(Source(str(path), document_column, column) for path in files for column in columns),
             reference_column=reference_column or "reference",
         )
         with_references = comparisons[0].reference is not None

@@ -314,16 +314,16 @@ def evaluate(
     return Evaluation(tuple(systems), len(comparisons), settings, truncated, tuple(cells))
 
 
-def system_names(files: Sequence[Path], names: Sequence[str] | None) -> list[str]:
+def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]:
     """
-    The systems' names: as given, or those of their files.
+    The systems' names: as given, or those they are known by, which are their files' or columns'.
 
     Raises:
-        [`InputError`]: if there are not as many as files, or two are the same.
+        [`InputError`]: if there are not as many as systems, or two are the same.
     """
-    found = list(names) if names is not None else [path.stem for path in files]
-    if len(found) != len(files):
-        raise InputError(f"{len(files)} files need as many --names, separated by commas; got {len(found)}.")
+    found = list(names) if names is not None else list(known)
+    if len(found) != len(known):
+        raise InputError(f"{len(known)} systems need as many --names, separated by commas; got {len(found)}.")
     for place, name in enumerate(found):
         if not name.strip() or name in found[:place]:
             raise InputError(f"Each system needs a name of its own, got {', '.join(map(repr, found))}. Pass --names.")

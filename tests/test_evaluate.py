@@ -157,6 +157,23 @@ def test_every_system_is_compared_with_the_first(tmp_path, systems):
             assert cells[judge, system]["difference"] == pytest.approx(next(means) - next(means))
 
 
+def test_columns_of_one_file_are_systems_side_by_side(tmp_path, systems):
+    whole = evaluated(tmp_path / "files.json", *systems, "--judges", "entity,rouge")
+    rows = [
+        {"document": document, "good": good, "bad": bad, "reference": reference}
+        for document, good, bad, reference in zip(DOCUMENTS, GOOD, BAD, REFERENCES, strict=True)
+    ]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = [tmp_path / "all.jsonl", "--summary-column", "good,bad", "--judges", "entity,rouge"]
+    assert evaluated(tmp_path / "columns.json", *columns) == whole
+    named = evaluated(tmp_path / "named.json", *columns, "--names", "X,Y")
+    assert {system for _, system in named} == {"X", "Y"}
+    status, _, error = invoke(*systems, "--summary-column", "good,bad")
+    assert (status, "Several --summary-column go with one file" in error) == (2, True)
+    status, _, error = invoke(tmp_path / "all.jsonl", "--summary-column", "good,worse")
+    assert (status, "line 1: no column 'worse'" in error) == (2, True)
+
+
 def test_csv_and_markdown_say_what_json_says(tmp_path, systems):
     for suffix in ("json", "csv", "md"):
         status, printed, _ = invoke(*systems, "--judges", "entity,rouge", "--output", tmp_path / f"table.{suffix}")
@@ -339,7 +356,7 @@ def test_references_of_some_documents_alone_are_refused(tmp_path):
         (["--judges", "quals,bleu"], "No judge is called 'bleu'. Known are quals, qags, factcc, rouge, entity"),
         (["--judges", "entity,entity"], "'entity' is named twice"),
         (["--judges", "rouge", "--reference-column", "gold"], "No file has the column 'gold'"),
-        (["--names", "A"], "2 files need as many --names, separated by commas; got 1"),
+        (["--names", "A"], "2 systems need as many --names, separated by commas; got 1"),
         (["--names", "A,A"], "Each system needs a name of its own"),
         (["--names", "A,"], "Each system needs a name of its own"),
         (["--output", "table.txt"], "--output must end in .md or .csv or .json"),

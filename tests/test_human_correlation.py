@@ -84,7 +84,7 @@ def test_no_correlation_without_three_summaries_that_differ(scores):
 @pytest.mark.slow
 def test_scores_are_kept_and_a_longer_run_goes_on_behind_them(run, tmp_path):
     table, printed = run("--limit", 4)
-    assert "CNN/DM, qags: 4 of 6 scored, 0 with a text cut" in printed
+    assert "CNN/DM, qags-rules: 4 of 6 scored, 0 with a text cut" in printed
     assert {method.split(",")[0] for method in table} >= {"`quals`", "entity precision", "QAGS"}
     assert table["entity precision, names found by rules"][3::4] == ["4", "4"]
 

@@ -416,6 +416,14 @@ def test_files_of_another_kind_are_refused(study):
     assert "must end in .md or .json" in invoke("report", key, answers, "--output", study / "report.txt")[1]
 
 
+@pytest.mark.parametrize(("name", "value"), [("study", None), ("annotator", 5), ("answers", [])])
+def test_answers_that_were_damaged_are_refused(study, name, value):
+    answers = write_answers(study, "Ada", good_side)
+    answers.write_text(json.dumps(json.loads(answers.read_text()) | {name: value}))
+    status, printed = invoke("report", study / "key.json", answers)
+    assert (status, f"{name!r} is missing or damaged" in printed) == (2, True)
+
+
 def test_page_holds_every_text_and_no_markup_of_theirs(tmp_path):
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [name], [TRAP]) for name in ("first", "second")]
     invoke("make", *paths, "--output", tmp_path / "study", "--num-items", 1)

@@ -63,7 +63,7 @@ def read_key(path: Path) -> Key:
     Raises:
         [`InputError`]: if the file is no key.
     """
-    key = _read_json(path, KEY_KIND)
+    key = _read_json(path, KEY_KIND, {"study": str, "systems": list, "items": list})
     first, second = key["systems"]
     swapped = {item["item"]: item["A"] == second for item in key["items"]}
     return Key(key["study"], (first, second), swapped)
@@ -93,7 +93,7 @@ def read_all_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 
 def _read_page_answers(path: Path, key: Key) -> Answers:
-    found = _read_json(path, ANSWERS_KIND)
+    found = _read_json(path, ANSWERS_KIND, {"study": str, "annotator": str, "answers": dict})
     _check_study(str(path), found["study"], key)
     choices: Choices = {}
     for number, answers in found["answers"].items():
@@ -125,7 +125,7 @@ def _read_csv(path: Path, key: Key) -> Answers:
     return Answers(path.stem, choices)
 
 
-def _read_json(path: Path, kind: str) -> dict[str, Any]:
+def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -133,6 +133,9 @@ def _read_json(path: Path, kind: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("kind") != kind:
         has = found.get("kind", "something else") if isinstance(found, dict) else "something else"
         raise InputError(f"{path}: expected the {kind}, got {has}.")
+    for name, value_type in fields.items():
+        if not isinstance(found.get(name), value_type):
+            raise InputError(f"{path}: {name!r} is missing or damaged. Use the file as it was saved.")
     return found
 
 

@@ -12,11 +12,13 @@ the same run, beside published numbers.
 The two files are the annotations published with "Asking and Answering Questions to Evaluate the Factual Consistency of
 Summaries" (https://huggingface.co/papers/2004.04228). Scores are kept in `output_dir`; a run that was cut off goes on
 where it was. QAGS is scored last and takes longest: with `--limit` the table is printed from fewer rows, and from all
-that earlier runs have scored.
+that earlier runs have scored. Entity precision and QAGS look for names by rules, and once more with spaCy where it has
+an English model.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -31,7 +33,7 @@ from scipy.stats import BootstrapMethod, pearsonr, spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair
-from hf_quals.baselines.entities import RULES, EntityScorer, load_finder
+from hf_quals.baselines.entities import RULES, EntityFinder, EntityScorer, load_finder
 from hf_quals.baselines.qags import QagsScorer
 from hf_quals.evaluation import RESAMPLES, Judge, judge_rows, kept_scores
 from hf_quals.qagen.default import default_base_model
@@ -64,7 +66,10 @@ class Arguments:
     output_dir: str = field(metadata={"help": "Where scores are kept; a second run goes on from them."})
     model: str | None = field(default=None, metadata={"help": "The QAGen model; the package's default if left out."})
     dtype: str = field(default="auto", metadata={"help": "Type of the weights."})
-    batch_size: int = field(default=8, metadata={"help": "Texts computed together."})
+    batch_size: int = field(default=8, metadata={"help": "Texts computed together by QUALS."})
+    finder: str | None = field(
+        default=None, metadata={"help": "The spaCy model that finds names; en_core_web_sm, if installed, if left out."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Score only the first so many rows of each file."})
 
 
@@ -87,13 +92,12 @@ def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
 def make_judges(args: Arguments) -> list[Judge]:
     """What scores the summaries, the slowest last."""
     model = {"model": args.model or "default", "dtype": args.dtype}
-    finders = {finder.name: finder for finder in (load_finder(RULES), load_finder())}
-    finder = load_finder()
+    finders = {finder.name: finder for finder in (load_finder(RULES), load_finder(args.finder))}
     return [
         Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, rouge_precision),
         *(
             Judge(
-                f"entity-{name}",
+                f"entity-{Path(name).name}",
                 {f"entity precision, names found by {name}": "score"},
                 lambda finder=finder: dictionaries(EntityScorer(finder).score),
             )
@@ -103,17 +107,26 @@ def make_judges(args: Arguments) -> list[Judge]:
         Judge(
             "likelihood", {"mean log p of the summary given the document, same base model": "score"}, load_likelihood
         ),
-        Judge(
-            "qags",
-            {f"QAGS, offline, candidates found by {finder.name}": "score"},
-            lambda: dictionaries(QagsScorer.from_qagen(args.model, finder=finder, dtype=args.dtype).score),
-            {**model, "finder": finder.name},
+        *(
+            Judge(
+                f"qags-{Path(name).name}",
+                {f"QAGS, offline, candidates found by {name}": "score"},
+                lambda finder=finder: load_qags(args, finder),
+                model,
+            )
+            for name, finder in finders.items()
         ),
     ]
 
 
 def dictionaries(score: Callable[[list[str], list[str]], Sequence[Any]]):
     return lambda documents, summaries: [result.to_dict() for result in score(documents, summaries)]
+
+
+def load_qags(args: Arguments, finder: EntityFinder):
+    scorer = QagsScorer.from_qagen(args.model, finder=finder, dtype=args.dtype)
+    # As many questions as most summaries have are answered together.
+    return dictionaries(functools.partial(scorer.score, batch_size=64))
 
 
 def rouge_precision():

@@ -94,7 +94,6 @@ class Qags(SourceMetric):
     ):
         scorer = _scorer(model_id, writer_id, reader_id, device)
         output, results = self.judge(functools.partial(scorer.score, batch_size=batch_size), predictions, sources)
-        assert scorer.finder is not None
         output["finder"] = scorer.finder.name
         if return_questions:
             output["questions"] = [[] if result is None else result.to_dict()["questions"] for result in results]
