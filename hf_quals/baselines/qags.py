@@ -346,22 +346,54 @@ class QAGenReader:
             past_key_values=shared,
             logits_to_keep=1,
         )
-        answers = []
+        answers: list[list[int]] = []
         for start in range(0, len(asked), batch_size):
             question_ids, question_mask = self.model._pad(asked[start : start + batch_size], left=True)
             rows = len(question_ids)
             cache = copy.deepcopy(shared)
             cache.batch_repeat_interleave(rows)
-            input_ids = torch.cat([context_ids.expand(rows, -1), question_ids], dim=1)
-            output = model.generate(
-                input_ids,
-                attention_mask=torch.cat([context_mask.expand(rows, -1), question_mask], dim=1),
-                past_key_values=cache,
-                do_sample=False,
-                max_new_tokens=self.max_new_tokens,
+            answers += self._greedy(question_ids, torch.cat([context_mask.expand(rows, -1), question_mask], 1), cache)
+        return [answer.strip() for answer in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+    def _greedy(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache) -> list[list[int]]:
+        """
+        The most probable token again and again, until each row ends.
+
+        Not by `generate`: most answers are short, and there all rows are computed until the longest one ends.
+        """
+        device = input_ids.device
+        ends = torch.tensor(self.model._eos_token_ids, device=device)
+        # As an index and not as a number: the last position comes out contiguous, without which torch's matrix product
+        # with the vocabulary copies all its weights for each row.
+        last = torch.tensor([-1], device=device)
+        answers: list[list[int]] = [[] for _ in input_ids]
+        rows = torch.arange(len(input_ids), device=device)
+        running = torch.ones_like(rows, dtype=torch.bool)
+        for _ in range(self.max_new_tokens):
+            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+            tokens = (
+                self.model.model(
+                    input_ids=input_ids,
+                    attention_mask=attention_mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    logits_to_keep=last,
+                )
+                .logits[:, -1]
+                .argmax(-1)
             )
-            continued = output[:, input_ids.shape[1] :]
-            answers += [answer.strip() for answer in tokenizer.batch_decode(continued, skip_special_tokens=True)]
+            for row, token in zip(rows[running].tolist(), tokens[running].tolist(), strict=True):
+                answers[row].append(token)
+            running &= ~torch.isin(tokens, ends)
+            if not running.any():
+                break
+            if 2 * running.sum() <= len(rows):
+                # By halves: to select rows copies the cache.
+                kept = running.nonzero().squeeze(-1)
+                cache.batch_select_indices(kept)
+                rows, running, tokens, attention_mask = rows[kept], running[kept], tokens[kept], attention_mask[kept]
+            input_ids = tokens[:, None]
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
         return answers
 
 
