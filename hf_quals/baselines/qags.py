@@ -382,9 +382,9 @@ class QAGenReader:
                 .logits[:, -1]
                 .argmax(-1)
             )
+            running &= ~torch.isin(tokens, ends)
             for row, token in zip(rows[running].tolist(), tokens[running].tolist(), strict=True):
                 answers[row].append(token)
-            running &= ~torch.isin(tokens, ends)
             if not running.any():
                 break
             if 2 * running.sum() <= len(rows):
