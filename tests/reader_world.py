@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 
 WORDS = "lewis klitschko joshua fury says that is hurt by his defeat to won lost the in who what when . ?".split()
@@ -39,6 +39,16 @@ def tiny_bert(model_class, **options):
         **options,
     )
     return model_class(config).eval()
+
+
+def save_classifier(folder) -> str:
+    """A random classifier of two labels and its tokenizer, for windows of up to 200 tokens: more than they share."""
+    labels = {0: "CORRECT", 1: "INCORRECT"}
+    tiny_bert(BertForSequenceClassification, num_labels=2, id2label=labels).save_pretrained(folder)
+    tokenizer = tiny_bert_tokenizer()
+    tokenizer.model_max_length = 200
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def windows_by_hand(ids: list[int], room: int, stride: int) -> list[list[int]]:

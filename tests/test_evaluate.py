@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reader_world import tiny_bert, tiny_bert_tokenizer
-from transformers import BertForSequenceClassification
+from reader_world import save_classifier
 from typer.testing import CliRunner
 
 from hf_quals import QualsScorer
@@ -220,12 +219,9 @@ def test_judges_without_a_hub_are_the_default_and_score_as_their_classes_do(tmp_
 
 
 def test_factcc_scores_by_the_model_that_is_named(tmp_path, systems):
-    labels = {0: "CORRECT", 1: "INCORRECT"}
-    model = tiny_bert(BertForSequenceClassification, num_labels=2, id2label=labels)
-    model.save_pretrained(tmp_path / "factcc")
-    tiny_bert_tokenizer().save_pretrained(tmp_path / "factcc")
-    cells = evaluated(tmp_path / "table.json", *systems, "--judges", "factcc", "--factcc-model", tmp_path / "factcc")
-    results = FactccScorer(model, tiny_bert_tokenizer()).score(DOCUMENTS, BAD)
+    model = save_classifier(tmp_path / "factcc")
+    cells = evaluated(tmp_path / "table.json", *systems, "--judges", "factcc", "--factcc-model", model)
+    results = FactccScorer.from_pretrained(model).score(DOCUMENTS, BAD)
     assert cells["FactCC", "bad"]["mean"] == pytest.approx(sum(r.score for r in results) / 3, abs=1e-5)
 
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tiny_model, tiny_tokenizer
+from reader_world import save_classifier, tiny_bert, tiny_bert_tokenizer
 from scipy.stats import pearsonr
+from transformers import BertForQuestionAnswering
+
+from hf_quals.baselines.factcc import FactccScorer
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "benchmarks"))
@@ -79,6 +84,31 @@ def test_interval_holds_95_percent_of_the_correlations_of_resamples():
 @pytest.mark.parametrize("scores", [[0.5, 0.6], [0.5, 0.5, 0.5], [None, None, None, 0.5]])
 def test_no_correlation_without_three_summaries_that_differ(scores):
     assert human_correlation.correlations(scores, [0.0, 0.5, 1.0, 0.2])[:3] == ["–", "–", "–"]
+
+
+def test_judges_whose_models_are_at_hand_take_part(tmp_path):
+    reader = tiny_bert(BertForQuestionAnswering)
+    for name, model, tokenizer in (
+        ("writer", tiny_model("bart"), tiny_tokenizer("bart")),
+        ("reader", reader, tiny_bert_tokenizer()),
+    ):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    arguments = human_correlation.Arguments(
+        cnndm="",
+        xsum="",
+        output_dir="",
+        factcc_model=save_classifier(tmp_path / "classifier"),
+        qags_models=[str(tmp_path / "writer"), str(tmp_path / "reader")],
+    )
+    judges = {judge.name: judge for judge in human_correlation.make_judges(arguments)}
+    (factcc,) = judges["factcc"].load()(["Fury won ."], ["Lewis lost ."])
+    (expected,) = FactccScorer.from_pretrained(tmp_path / "classifier").score(["Fury won ."], ["Lewis lost ."])
+    assert factcc["score"] == pytest.approx(expected.score)
+    (qags,) = judges["qags-published"].load()(["Fury won ."], ["Lewis lost ."])
+    assert qags["num_written"] > 0
+    with pytest.raises(ValueError, match="a question writer and a reader, got"):
+        human_correlation.Arguments(cnndm="", xsum="", output_dir="", qags_models=["writer"])
 
 
 @pytest.mark.slow

@@ -16,10 +16,9 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 from datasets import Dataset
 from packaging.requirements import Requirement
-from reader_world import tiny_bert, tiny_bert_tokenizer
+from reader_world import save_classifier
 from tokenizers import decoders
 from transformers import (
-    BertForSequenceClassification,
     DataCollatorForSeq2Seq,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
@@ -49,14 +48,7 @@ def tiny_asking_folder(tmp_path_factory, tiny_causal_folder) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_classifier_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("tiny-classifier")
-    labels = {0: "CORRECT", 1: "INCORRECT"}
-    tiny_bert(BertForSequenceClassification, num_labels=2, id2label=labels).save_pretrained(folder)
-    tokenizer = tiny_bert_tokenizer()
-    # More than FactCC's windows share.
-    tokenizer.model_max_length = 200
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return save_classifier(tmp_path_factory.mktemp("tiny-classifier"))
 
 
 @pytest.fixture

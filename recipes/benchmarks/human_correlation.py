@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair
 from hf_quals.baselines.entities import RULES, EntityFinder, EntityScorer, load_finder
+from hf_quals.baselines.factcc import FactccScorer
 from hf_quals.baselines.qags import QagsScorer
 from hf_quals.evaluation import RESAMPLES, Judge, judge_rows, kept_scores
 from hf_quals.qagen.default import default_base_model
@@ -70,7 +71,18 @@ class Arguments:
     finder: str | None = field(
         default=None, metadata={"help": "The spaCy model that finds names; en_core_web_sm, if installed, if left out."}
     )
+    factcc_model: str | None = field(
+        default=None, metadata={"help": "FactCC's classifier, a folder or Hub id; without one FactCC is left out."}
+    )
+    qags_models: list[str] | None = field(
+        default=None,
+        metadata={"help": "A question writer and a reader, folders or Hub ids, for QAGS as published beside offline."},
+    )
     limit: int | None = field(default=None, metadata={"help": "Score only the first so many rows of each file."})
+
+    def __post_init__(self):
+        if self.qags_models is not None and len(self.qags_models) != 2:
+            raise ValueError(f"qags_models must be a question writer and a reader, got {self.qags_models}.")
 
 
 def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
@@ -92,8 +104,9 @@ def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
 def make_judges(args: Arguments) -> list[Judge]:
     """What scores the summaries, the slowest last."""
     model = {"model": args.model or "default", "dtype": args.dtype}
-    finders = {finder.name: finder for finder in (load_finder(RULES), load_finder(args.finder))}
-    return [
+    finder = load_finder(args.finder)
+    finders = {one.name: one for one in (load_finder(RULES), finder)}
+    judges = [
         Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, rouge_precision),
         *(
             Judge(
@@ -117,6 +130,23 @@ def make_judges(args: Arguments) -> list[Judge]:
             for name, finder in finders.items()
         ),
     ]
+    if args.factcc_model is not None:
+        factcc = functools.partial(FactccScorer.from_pretrained, args.factcc_model)
+        judges.append(
+            Judge("factcc", {"FactCC": "score"}, lambda: dictionaries(factcc().score), {"model": args.factcc_model})
+        )
+    if args.qags_models is not None:
+        writer, reader = args.qags_models
+        qags = functools.partial(QagsScorer.from_pretrained, writer, reader, finder=finder)
+        judges.append(
+            Judge(
+                "qags-published",
+                {f"QAGS, {writer} and {reader}": "score"},
+                lambda: dictionaries(qags().score),
+                {"writer": writer, "reader": reader, "finder": finder.name},
+            )
+        )
+    return judges
 
 
 def dictionaries(score: Callable[[list[str], list[str]], Sequence[Any]]):
