@@ -1,6 +1,7 @@
 """The table of agreement with people, on a few made-up annotations and a tiny QAGen."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def test_interval_holds_95_percent_of_the_correlations_of_resamples():
 @pytest.mark.parametrize("scores", [[0.5, 0.6], [0.5, 0.5, 0.5], [None, None, None, 0.5]])
 def test_no_correlation_without_three_summaries_that_differ(scores):
     assert human_correlation.correlations(scores, [0.0, 0.5, 1.0, 0.2])[:3] == ["–", "–", "–"]
+
+
+def test_means_of_supported_summaries_and_of_others():
+    scores, human = [0.5, None, 0.1, 0.3, math.nan, 0.9], [1.0, 1.0, 0.5, 0.0, 1.0, 1.0, 0.0]
+    assert human_correlation.means_by_support(scores, human) == pytest.approx((0.7, 0.2))
+    assert human_correlation.means_by_support([0.5], [1.0]) == pytest.approx((0.5, math.nan), nan_ok=True)
 
 
 def test_judges_whose_models_are_at_hand_take_part(tmp_path):

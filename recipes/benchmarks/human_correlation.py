@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -219,6 +220,16 @@ def correlations(scores: Sequence[float | None], human: Sequence[float]) -> list
     return [f"{pearson.statistic:.3f}", interval, f"{spearman:.3f}", str(len(ours))]
 
 
+def means_by_support(scores: Sequence[float | None], human: Sequence[float]) -> tuple[float, float]:
+    """Mean scores of the summaries of which people support every sentence, and of the others; NaN without any."""
+    scored = np.array(scores, dtype=float)
+    is_whole = np.array(human)[: len(scored)] == 1
+    has_score = ~np.isnan(scored)
+    parts = scored[is_whole & has_score], scored[~is_whole & has_score]
+    supported, others = (float(part.mean()) if len(part) else math.nan for part in parts)
+    return supported, others
+
+
 def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     data = {name: (Path(path), *read_rows(path)) for name, path in (("CNN/DM", args.cnndm), ("XSum", args.xsum))}
@@ -242,6 +253,8 @@ def main():
                     for most in NUM_PAIRS
                 }
             for method, values in scores.items():
+                supported, others = means_by_support(values, human)
+                print(f"{name}, {method}: mean {supported:.3f} if people support every sentence, else {others:.3f}")
                 table.setdefault(method, []).extend(correlations(values, human))
     print(f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, dtype {args.dtype}\n")
     columns = ("Pearson", "95 % interval", "Spearman", "n")
