@@ -424,6 +424,17 @@ def test_answers_that_were_damaged_are_refused(study, name, value):
     assert (status, f"{name!r} is missing or damaged" in printed) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"systems": ["good"]}, {"items": [{"item": 1}]}, {"items": [{"item": 1, "A": "better"}]}, {"items": [1]}],
+)
+def test_a_key_that_was_damaged_is_refused(study, change):
+    answers, key = write_answers(study, "Ada", good_side), study / "key.json"
+    key.write_text(json.dumps(json.loads(key.read_text()) | change))
+    status, printed = invoke("report", key, answers)
+    assert (status, "systems or items are damaged" in printed) == (2, True), printed
+
+
 def test_page_holds_every_text_and_no_markup_of_theirs(tmp_path):
     paths = [write_jsonl(tmp_path / f"{name}.jsonl", [name], [TRAP]) for name in ("first", "second")]
     invoke("make", *paths, "--output", tmp_path / "study", "--num-items", 1)

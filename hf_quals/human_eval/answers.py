@@ -64,8 +64,11 @@ def read_key(path: Path) -> Key:
         [`InputError`]: if the file is no key.
     """
     key = _read_json(path, KEY_KIND, {"study": str, "systems": list, "items": list})
-    first, second = key["systems"]
-    swapped = {item["item"]: item["A"] == second for item in key["items"]}
+    try:
+        first, second = key["systems"]
+        swapped = {item["item"]: {first: False, second: True}[item["A"]] for item in key["items"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: systems or items are damaged ({error!r}). Use the file as it was saved.") from error
     return Key(key["study"], (first, second), swapped)
 
 
