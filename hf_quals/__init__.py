@@ -21,6 +21,7 @@ _MODULE_OF = {
     "diverse_beam_search": "qagen.decoding",
     "QualsResult": "quals.scorer",
     "QualsScorer": "quals.scorer",
+    "Scorer": "scorers",
     "ScoredPair": "quals.scorer",
 }
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .quals.scorer import QualsResult as QualsResult
     from .quals.scorer import QualsScorer as QualsScorer
     from .quals.scorer import ScoredPair as ScoredPair
+    from .scorers import Scorer as Scorer
 
 
 def __getattr__(name: str):

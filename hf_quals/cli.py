@@ -126,7 +126,8 @@ def score(
     if resume and overwrite:
         raise _refusal("Pass either --resume or --overwrite, not both.")
 
-    from .quals.files import InputError, Source
+    from .errors import InputError
+    from .quals.files import Source
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
@@ -213,7 +214,8 @@ def _heading(summary: str, result: QualsResult) -> list[str]:
 def _score_rows(
     load, source: Source, output: Path, settings: dict[str, Any], *, with_pairs, resume, overwrite, device, batch_size
 ) -> None:
-    from .quals.files import InputError, PartialScores, check
+    from .errors import InputError
+    from .quals.files import PartialScores, check
 
     schema = _score_schema(with_pairs)
     state = _distributed_state(device)
@@ -420,7 +422,8 @@ def evaluate(
         from .evaluation import evaluate as evaluate_systems
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
-    from .quals.files import InputError, Source
+    from .errors import InputError
+    from .quals.files import Source
     from .systems import compare
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -469,8 +472,9 @@ def make(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in the folder.")] = False,
 ) -> None:
     """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
+    from .errors import InputError
     from .human_eval.study import CELL_LIMIT, differs, draw, write_study
-    from .quals.files import InputError, Source
+    from .quals.files import Source
     from .systems import compare
 
     try:
@@ -505,8 +509,8 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and the picture.")] = False,
 ) -> None:
     """Unblind answers: shares of better, equal and worse, sign tests, and agreement between annotators."""
+    from .errors import InputError
     from .human_eval.answers import read_all_answers, read_key
-    from .quals.files import InputError
 
     try:
         from .human_eval.report import report_of, to_markdown, write_report
@@ -535,7 +539,8 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, list what would go up, and stop.")] = False,
 ) -> None:
     """Publish a metric as a Space, or a model or adapter, on the Hub."""
-    from .publish import PublishError, prepare, upload
+    from .errors import PublishError
+    from .publish import prepare, upload
 
     try:
         publication = prepare(kind, repo_id, path)

@@ -20,7 +20,8 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 from . import __version__
-from .quals.files import InputError, Row, RowScores
+from .errors import InputError
+from .quals.files import Row, RowScores
 from .reports import check_outputs, check_suffix, markdown_table, write_files
 from .systems import Comparison
 
@@ -130,9 +131,9 @@ def make_judges(names: Sequence[str], *, model: str | None = None, factcc_model:
             raise InputError(f"No judge is called {name!r}. Known are {', '.join(JUDGES)}.")
         if name in names[:place]:
             raise InputError(f"The judge {name!r} is named twice.")
-    from .baselines.entities import EntityScorer, load_finder
-    from .baselines.factcc import FACTCC, FactccScorer
-    from .baselines.qags import QagsScorer
+    from .judges.entities import EntityScorer, load_finder
+    from .judges.factcc import FACTCC, FactccScorer
+    from .judges.qags import QagsScorer
     from .quals.scorer import QualsScorer
 
     qagen = {"model": model or f"default of hf-quals {__version__}"}
@@ -163,7 +164,7 @@ def _results(scorer: Any) -> Callable[[list[str], list[str]], list[dict[str, Any
 
 
 def _load_rouge() -> Callable[[list[str], list[str]], list[dict[str, Any]]]:
-    from .baselines.rouge import rouge
+    from .judges.rouge import rouge
 
     return lambda references, summaries: list(map(rouge, references, summaries))
 

@@ -13,10 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import validate_repo_id
 
 from . import __version__, metrics
-
-
-class PublishError(Exception):
-    """What keeps a folder from being published; the message says what to do."""
+from .errors import PublishError
 
 
 @dataclass(frozen=True)

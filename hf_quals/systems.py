@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .quals.files import InputError, Source
+from .errors import InputError
+from .quals.files import Source
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ def load_model(args: ModelArguments, name_or_path: str | None = None) -> tuple[A
         `ValueError`: if an adapter is to go on with a rank that is not its own.
     """
     base, adapter = base_and_adapter(name_or_path or args.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(adapter or base)
+    has_tokenizer = adapter and Path(adapter, "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base)
     is_encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = auto_class.from_pretrained(base, dtype=args.dtype, attn_implementation=args.attn_implementation)

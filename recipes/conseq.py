@@ -51,7 +51,7 @@ from transformers import DataCollatorForSeq2Seq, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments, QualsCallback, QualsScorer
-from hf_quals.baselines.rouge import RougeCallback, rouge
+from hf_quals.judges.rouge import RougeCallback, rouge
 from hf_quals.qagen.template import QATemplate
 
 

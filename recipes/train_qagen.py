@@ -40,9 +40,11 @@ from hf_quals.qagen.training import (
     DataCollatorForQAGen,
     QAGenTrainer,
     hold_out,
+    in_normal_form,
     load_squad,
     tokenize_passages,
     vary_lengths,
+    with_distractors,
 )
 from hf_quals.quals.pairs import select_pairs
 
@@ -70,7 +72,13 @@ class QAGenArguments(ModelArguments):
     )
     sentence_share: float = field(default=0.3, metadata={"help": "Share of passages cut into single sentences."})
     joined_share: float = field(default=0.4, metadata={"help": "Share of passages joined into longer documents."})
+    max_joined_characters: int = field(default=1700, metadata={"help": "The most characters of a joined document."})
     lowercase_share: float = field(default=0.25, metadata={"help": "Share of texts that are lowercased."})
+    normal_form: bool = field(default=True, metadata={"help": "Train on texts in normal form, as they are scored."})
+    ranking_weight: float = field(
+        default=0.5,
+        metadata={"help": "Weight of ranking right answers above wrong ones of the same text; 0 for none."},
+    )
     generate_on: int = field(
         default=50, metadata={"help": "Held-out passages to generate pairs for at the end; 0 leaves that out."}
     )
@@ -122,6 +130,8 @@ def main():
     set_seed(training_args.seed)
 
     passages = [passage for name in args.train_data for passage in load_squad(name)]
+    if args.normal_form:
+        passages = [in_normal_form(passage) for passage in passages]
     train, held_out = hold_out(passages, args.held_out, training_args.seed)
 
     model, tokenizer = load_model(args)
@@ -140,9 +150,16 @@ def main():
         logger.info("%s", counts)
         return rows, counts
 
-    shares = {name: getattr(args, name) for name in ("sentence_share", "joined_share", "lowercase_share")}
-    varied = [vary_lengths(train, seed=training_args.seed + variant, **shares) for variant in range(args.variants)]
-    train_features, train_counts = features([text for texts in varied for text in texts])
+    names = ("sentence_share", "joined_share", "max_joined_characters", "lowercase_share")
+    shares = {name: getattr(args, name) for name in names}
+    varied = [
+        text
+        for seed in range(training_args.seed, training_args.seed + args.variants)
+        for text in vary_lengths(train, seed=seed, **shares)
+    ]
+    if args.ranking_weight:
+        varied = with_distractors(varied, training_args.seed)
+    train_features, train_counts = features(varied)
     eval_features, eval_counts = features(held_out)
 
     # The collator pads and packs by itself; nothing of a feature is an argument of the model's forward.
@@ -156,6 +173,7 @@ def main():
         eval_dataset=eval_features,
         data_collator=DataCollatorForQAGen(tokenizer.pad_token_id, is_encoder_decoder, weights_dtype),
         processing_class=tokenizer,
+        ranking_weight=args.ranking_weight,
     )
     output_dir = Path(training_args.output_dir)
     last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None

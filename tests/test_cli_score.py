@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_quals.quals.files import InputError, Source, check
+from hf_quals.errors import InputError
+from hf_quals.quals.files import Source, check
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_quals.baselines.entities import (
+from hf_quals.judges.entities import (
     EntityScorer,
     RuleFinder,
     SpacyFinder,
@@ -12,7 +12,7 @@ from hf_quals.baselines.entities import (
     load_finder,
     numbers,
 )
-from hf_quals.baselines.text import sentence_spans, split_sentences, tokenize
+from hf_quals.judges.text import sentence_spans, split_sentences, tokenize
 
 
 def norms(text):

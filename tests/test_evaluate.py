@@ -14,9 +14,9 @@ from reader_world import save_classifier
 from typer.testing import CliRunner
 
 from hf_quals import QualsScorer
-from hf_quals.baselines.factcc import FactccScorer
 from hf_quals.cli import app
 from hf_quals.evaluation import bootstrap_interval, paired_test
+from hf_quals.judges.factcc import FactccScorer
 from hf_quals.quals.files import Source
 from hf_quals.reports import markdown_table
 from hf_quals.systems import compare

@@ -6,7 +6,7 @@ import torch
 from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
 from transformers import BertForSequenceClassification
 
-from hf_quals.baselines.factcc import FactccScorer
+from hf_quals.judges.factcc import FactccScorer
 
 
 LABELS = {0: "CORRECT", 1: "INCORRECT"}

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_quals.quals.files import InputError, PartialScores, Source, check
+from hf_quals.errors import InputError
+from hf_quals.quals.files import PartialScores, Source, check
 
 
 SCORES = pa.schema([("quals", pa.float64()), ("quals_document_truncated", pa.bool_())])

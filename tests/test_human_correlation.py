@@ -12,7 +12,7 @@ from reader_world import save_classifier, tiny_bert, tiny_bert_tokenizer
 from scipy.stats import pearsonr
 from transformers import BertForQuestionAnswering
 
-from hf_quals.baselines.factcc import FactccScorer
+from hf_quals.judges.factcc import FactccScorer
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "benchmarks"))

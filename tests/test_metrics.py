@@ -26,9 +26,9 @@ from transformers import (
 
 import hf_quals
 from hf_quals import QualsScorer, metrics
-from hf_quals.baselines.entities import EntityScorer, RuleFinder
-from hf_quals.baselines.factcc import FactccScorer
-from hf_quals.baselines.qags import QagsScorer
+from hf_quals.judges.entities import EntityScorer, RuleFinder
+from hf_quals.judges.factcc import FactccScorer
+from hf_quals.judges.qags import QagsScorer
 
 
 ROOT = Path(hf_quals.__file__).parent.parent

@@ -9,7 +9,8 @@ import pytest
 from hub import environment, running_hub
 
 from hf_quals import metrics
-from hf_quals.publish import KINDS, PublishError, prepare
+from hf_quals.errors import PublishError
+from hf_quals.publish import KINDS, prepare
 from hf_quals.qagen import default
 
 

@@ -12,8 +12,8 @@ from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
 from transformers import BertForQuestionAnswering
 
 from hf_quals import QAGenModel, QATemplate
-from hf_quals.baselines.entities import RuleFinder
-from hf_quals.baselines.qags import (
+from hf_quals.judges.entities import RuleFinder
+from hf_quals.judges.qags import (
     ExtractiveReader,
     QAGenQuestionWriter,
     QAGenReader,

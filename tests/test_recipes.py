@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
 from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallback
-from hf_quals.baselines.rouge import RougeCallback, mean_rouge, rouge
+from hf_quals.judges.rouge import RougeCallback, mean_rouge, rouge
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"

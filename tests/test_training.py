@@ -11,10 +11,11 @@ from hf_quals.qagen.training import (
     Passage,
     QAGenTrainer,
     hold_out,
+    in_normal_form,
     load_squad,
-    pack_pairs,
     tokenize_passages,
     vary_lengths,
+    with_distractors,
 )
 
 
@@ -96,45 +97,78 @@ def test_texts_of_all_lengths_keep_every_question_and_its_answer_in_place():
     assert texts != vary_lengths(passages(), seed=1, max_joined_characters=300)
 
 
-def test_packed_rows_score_every_pair_as_if_it_were_alone():
-    model = tiny_model("llama")
-    prompts = [[5, 6, 7, 8], [9, 10]]
-    pairs = [[[11, 12, 2], [13, 2]], [[14, 15, 16, 2]]]
-    packed = pack_pairs(prompts, pairs, pad_token_id=0, pad_to_multiple_of=4)
-    loss = model(
-        **packed, logits_to_keep=torch.arange(packed["input_ids"].shape[1])[-packed["labels"].shape[1] :]
-    ).loss
-
-    total, count = 0.0, 0
-    for prompt, row in zip(prompts, pairs, strict=True):
-        for pair in row:
-            log_probs = model(torch.tensor([prompt + pair])).logits[0].log_softmax(-1)
-            total -= sum(log_probs[len(prompt) - 1 + i, token].item() for i, token in enumerate(pair))
-            count += len(pair)
-    assert loss.item() == pytest.approx(total / count, abs=1e-5)
+FEATURES = [
+    {"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 2], [10, 2]], "distractors": [[8, 11, 12, 2], []]},
+    {"input_ids": [11, 2], "pairs": [[12, 2], [13, 14, 2]], "distractors": [[], [13, 2]]},
+]
 
 
-@pytest.mark.parametrize("family", ["bart", "t5"])
-def test_encoder_run_once_gives_the_loss_and_gradients_of_one_run_a_pair(family, tmp_path):
+def log_probs_alone(model, prompt, target):
+    """log p of each token of a target, computed in a row of its own."""
+    if model.config.is_encoder_decoder:
+        logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([target])).logits[0]
+    else:
+        logits = model(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(target)[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_loss_and_gradients_are_those_of_pairs_and_distractors_computed_alone(family, tmp_path):
     model = tiny_model(family).double()  # random weights of T5 are large, and so is the rounding of float32
-    features = [{"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 2], [10, 2]]}, {"input_ids": [11, 2], "pairs": [[12, 2]]}]
-    batch = DataCollatorForQAGen(0, is_encoder_decoder=True)(features)
-    trainer = QAGenTrainer(model=model, args=Seq2SeqTrainingArguments(tmp_path, report_to="none", use_cpu=True))
+    is_encoder_decoder = model.config.is_encoder_decoder
+    batch = DataCollatorForQAGen(0, is_encoder_decoder, dtype=torch.float64, pad_to_multiple_of=4)(FEATURES)
+    args = Seq2SeqTrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    trainer = QAGenTrainer(model=model, args=args, ranking_weight=0.5)
     model.eval()
     loss = trainer.compute_loss(model, batch)
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     model.zero_grad()
-    total, count = 0.0, 0
-    for feature in features:
-        for pair in feature["pairs"]:
-            one = model(input_ids=torch.tensor([feature["input_ids"]]), labels=torch.tensor([pair])).loss
-            total, count = total + one * len(pair), count + len(pair)
-    (total / count).backward()
-    assert loss.item() == pytest.approx((total / count).item(), abs=1e-5)
+    tokens, margins = [], []
+    for feature in FEATURES:
+        for pair, distractor in zip(feature["pairs"], feature["distractors"], strict=True):
+            of_pair = log_probs_alone(model, feature["input_ids"], pair)
+            tokens.append(of_pair)
+            if distractor:
+                # Up to where they part, both have the same tokens and probabilities.
+                margins.append(of_pair.sum() - log_probs_alone(model, feature["input_ids"], distractor).sum())
+    ranking = torch.nn.functional.softplus(-torch.stack(margins)).mean()
+    expected = -torch.cat(tokens).mean() + 0.5 * ranking
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_distractors_are_other_answers_of_the_same_kind_from_the_same_text():
+    text = "Lewis met Fury of England in 2015 and in 2017."
+    pairs = (
+        Pair("Who met Fury?", "Lewis", 0),
+        Pair("When first?", "2015", 29),
+        Pair("Who was met?", "Fury of England", 10),
+    )
+    (passage,) = with_distractors([Passage(text, pairs, "boxing")], seed=0)
+    assert [pair.distractor in {"Fury", "Fury of England", "England"} for pair in passage.pairs] == [
+        True,
+        False,
+        False,
+    ]
+    assert passage.pairs[1].distractor == "2017"
+    assert passage.pairs[2].distractor == "Lewis"  # neither "Fury" nor "England", which the answer holds
+
+
+def test_pair_whose_text_offers_nothing_else_has_no_distractor():
+    (passage,) = with_distractors([Passage("Fury won.", (Pair("Who won?", "Fury", 0),), "boxing")], seed=0)
+    assert passage.pairs[0].distractor is None
+
+
+def test_passages_in_normal_form_keep_their_answers_in_place():
+    passage = Passage("A \u201cdeal\u201d of £ 1 m , Lewis 's first .", (Pair("How much ?", "£ 1 m", 12),), "money")
+    (pair,) = in_normal_form(passage).pairs
+    text = in_normal_form(passage).text
+    assert text == 'A "deal" of £1m, Lewis\'s first.'
+    assert (pair.question, pair.answer, text[pair.answer_start :][:3]) == ("How much?", "£1m", "£1m")
 
 
 def test_pairs_that_cannot_be_learned_are_left_out_and_counted():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..quals.files import InputError, Source
+from ..errors import InputError
+from ..quals.files import Source
 from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
 
 

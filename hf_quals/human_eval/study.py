@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..quals.files import InputError
+from ..errors import InputError
 from ..reports import check_outputs, write_files
 from ..systems import Comparison
 

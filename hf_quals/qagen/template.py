@@ -41,8 +41,10 @@ class QATemplate:
     The written form of QAGen's input and output.
 
     Args:
-        prompt (`str`, *optional*, defaults to `"{text}\nQuestion:"`):
-            What the model reads. Holds `{text}` once. For encoder–decoder models usually `"{text}"` alone.
+        prompt (`str`, *optional*, defaults to `"Passage: {text}\nQuestion:"`):
+            What the model reads. Holds `{text}` once. For encoder–decoder models usually `"{text}"` alone. For
+            decoder-only models a word should stand before the text: where the tokenizer puts no marker there, the
+            first token becomes the place where attention rests, and what it says is lost.
         pair (`str`, *optional*, defaults to `" {question}\n {answer}"`):
             What the model writes. Holds `{question}` and `{answer}` once each, in either order. What stands between
             the two is the separator; spaces around it do not belong to it.
@@ -60,7 +62,7 @@ class QATemplate:
     ```
     """
 
-    prompt: str = "{text}\nQuestion:"
+    prompt: str = "Passage: {text}\nQuestion:"
     pair: str = " {question}\n {answer}"
 
     def __post_init__(self):
@@ -134,16 +136,19 @@ class QATemplate:
         """
         begin, end = _special_tokens_around(tokenizer)
         head, tail = self.prompt.split("{text}")
-        head_ids = begin + _token_ids(tokenizer, head)
+        # One string for the tokenizer: " Lewis" behind a word is the token that it is in a pair.
+        num_head = len(begin) + len(_token_ids(tokenizer, head.rstrip(" ")))
         tail_ids = _token_ids(tokenizer, tail) + (end if is_encoder_decoder else [])
-        room = max_length - len(head_ids) - len(tail_ids)
-        if room < 1:
+        room = max_length - len(tail_ids)
+        if room <= num_head:
             raise ValueError(
                 f"max_length={max_length} leaves no room for text: the template and the tokenizer's markers alone "
-                f"take {len(head_ids) + len(tail_ids)} tokens."
+                f"take {num_head + len(tail_ids)} tokens."
             )
-        all_ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        return [EncodedText(head_ids + ids[:room] + tail_ids, truncated=len(ids) > room) for ids in all_ids]
+        strings = [head + text for text in texts]
+        all_ids = tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"] if strings else []
+        cut = room - len(begin)
+        return [EncodedText(begin + ids[:cut] + tail_ids, truncated=len(ids) > cut) for ids in all_ids]
 
     def encode_pair(
         self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str, *, is_encoder_decoder: bool

@@ -12,30 +12,37 @@ import json
 import os
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import Seq2SeqTrainer
 
+from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
 from .template import QATemplate
+from .text import normalize
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MOST_PAIR_TOKENS = 512
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A question, its answer, and where the answer begins in the passage (in characters)."""
+    """
+    A question, its answer, where the answer begins in the passage (in characters), and a wrong answer that the passage
+    holds, too ([`with_distractors`]).
+    """
 
     question: str
     answer: str
     answer_start: int
+    distractor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,60 @@ def _clean_question(question: str) -> str:
     return question[:1].upper() + question[1:]
 
 
+def in_normal_form(passage: Passage) -> Passage:
+    """A passage as the scorer shows it to the model: text, questions and answers in normal form ([`normalize`])."""
+    text = normalize(passage.text)
+    pairs = []
+    for pair in passage.pairs:
+        answer = normalize(pair.answer).text
+        start = text.text.find(answer, max(text.normal_start(pair.answer_start) - 1, 0))
+        if answer and start >= 0:
+            pairs.append(replace(pair, question=normalize(pair.question).text, answer=answer, answer_start=start))
+    return replace(passage, text=text.text, pairs=tuple(pairs))
+
+
+# Names and numbers; a name that opens a sentence may be none, so a few words that often do are left out.
+_FACT = re.compile(r"\d[\d,.]*\d|\d|[A-Z][\w'-]*(?: [A-Z][\w'-]*)*")
+_NO_NAME = re.compile(
+    r"(?:(?:The|An?|In|On|At|It|He|She|They|We|I|This|That|There|But|And|As|For|From|After|When)(?: |$))+"
+)
+
+
+def with_distractors(passages: Sequence[Passage], seed: int) -> list[Passage]:
+    """
+    Gives each pair a wrong answer from its own text, for the ranking of answers that [`QAGenTrainer`] adds.
+
+    Wrong answers are answers of the text's other pairs, names and numbers. Those of the right answer's kind (with
+    digits, with a capital letter, neither) are preferred; none that holds the right answer or is held by it is taken.
+
+    Args:
+        passages (`Sequence[Passage]`): Texts with their pairs.
+        seed (`int`): Seed of the choice.
+
+    Returns:
+        `list[Passage]`: the same passages; a pair whose text offers no wrong answer keeps `distractor=None`.
+    """
+    rng = random.Random(seed)
+    results = []
+    for passage in passages:
+        facts = [_NO_NAME.sub("", match.group()) for match in _FACT.finditer(passage.text)]
+        offered = sorted({pair.answer for pair in passage.pairs} | {fact for fact in facts if fact})
+        pairs = []
+        for pair in passage.pairs:
+            right = pair.answer.casefold()
+            wrong = [other for other in offered if not (right in other.casefold() or other.casefold() in right)]
+            alike = [other for other in wrong if _kind(other) == _kind(pair.answer)]
+            pairs.append(replace(pair, distractor=rng.choice(alike or wrong) if wrong else None))
+        results.append(replace(passage, pairs=tuple(pairs)))
+    return results
+
+
+def _kind(answer: str) -> str:
+    if any(char.isdigit() for char in answer):
+        return "number"
+    return "name" if any(char.isupper() for char in answer) else "other"
+
+
 def hold_out(passages: Sequence[Passage], size: int, seed: int) -> tuple[list[Passage], list[Passage]]:
     """
     Splits passages into training and held-out ones; an article goes to one side whole.
@@ -214,7 +275,7 @@ def _sentences_with_answers(passage: Passage) -> list[Passage]:
     for start, end in itertools.pairwise(starts):
         inside = [p for p in passage.pairs if start <= p.answer_start and p.answer_start + len(p.answer) <= end]
         if inside:
-            pairs = tuple(Pair(p.question, p.answer, p.answer_start - start) for p in inside)
+            pairs = tuple(replace(p, answer_start=p.answer_start - start) for p in inside)
             sentences.append(Passage(passage.text[start:end].rstrip(), pairs, passage.group))
     return sentences
 
@@ -223,7 +284,7 @@ def _join(passages: Sequence[Passage]) -> Passage:
     text, pairs = "", []
     for passage in passages:
         offset = len(text)
-        pairs += [Pair(p.question, p.answer, p.answer_start + offset) for p in passage.pairs]
+        pairs += [replace(p, answer_start=p.answer_start + offset) for p in passage.pairs]
         text += passage.text.rstrip() + " "
     return Passage(text.rstrip(), tuple(pairs), passages[0].group)
 
@@ -263,8 +324,9 @@ def tokenize_passages(
 
     Returns:
         `tuple[list[dict], dict[str, int]]`: features `{"input_ids": list[int], "pairs": list[list[int]],
-        "length": int}`, and how many passages and pairs there are and how many pairs were left out because they are
-        too long, or their text had to be cut, so that the answer might be missing.
+        "distractors": list[list[int]], "length": int}`, of a text with many pairs several; and how many there are, how
+        many pairs, and how many pairs were left out because they are too long, or their text had to be cut, so that
+        the answer might be missing.
     """
     encoded = template.encode_texts(
         tokenizer, [p.text for p in passages], max_length=max_length, is_encoder_decoder=is_encoder_decoder
@@ -275,85 +337,45 @@ def tokenize_passages(
         if text.truncated:
             counts["pairs_of_truncated_texts"] += len(passage.pairs)
             continue
-        pairs = [
-            template.encode_pair(tokenizer, pair.question, pair.answer, is_encoder_decoder=is_encoder_decoder)
-            for pair in passage.pairs
-        ]
-        kept = [pair for pair in pairs if len(pair) <= max_pair_length]
-        counts["pairs_too_long"] += len(pairs) - len(kept)
-        if kept:
-            length = len(text.input_ids) + sum(len(pair) for pair in kept)
-            features.append({"input_ids": text.input_ids, "pairs": kept, "length": length})
+        kept: list[list[int]] = []
+        distractors: list[list[int]] = []
+        for pair in passage.pairs:
+            ids, other = (
+                template.encode_pair(tokenizer, pair.question, answer, is_encoder_decoder=is_encoder_decoder)
+                if answer is not None
+                else []
+                for answer in (pair.answer, pair.distractor)
+            )
+            if len(ids) > max_pair_length:
+                counts["pairs_too_long"] += 1
+                continue
+            kept.append(ids)
+            distractors.append(other if len(other) <= max_pair_length else [])
+        for part in _parts([len(ids) + len(other) for ids, other in zip(kept, distractors, strict=True)]):
+            length = len(text.input_ids) + sum(map(len, kept[part]))
+            features.append(
+                {
+                    "input_ids": text.input_ids,
+                    "pairs": kept[part],
+                    "distractors": distractors[part],
+                    "length": length,
+                }
+            )
             counts["texts"] += 1
-            counts["pairs"] += len(kept)
+            counts["pairs"] += len(kept[part])
     return features, counts
 
 
-def pack_pairs(
-    prompts: Sequence[Sequence[int]],
-    pairs: Sequence[Sequence[Sequence[int]]],
-    pad_token_id: int,
-    dtype: torch.dtype = torch.float32,
-    pad_to_multiple_of: int = 1,
-) -> dict[str, torch.Tensor]:
-    """
-    Packs each prompt with all its pairs into one row, so that the prompt is computed once.
-
-    Row `b` is `[padding, prompt without its last token | segment, segment, …, padding]`. A segment is the prompt's
-    last token followed by one pair; it sees the prompt and itself, at the positions it would have alone. All prompts
-    end, and all segments begin, at the same column.
-
-    Args:
-        prompts (`Sequence[Sequence[int]]`): Token ids of `batch` prompts.
-        pairs (`Sequence[Sequence[Sequence[int]]]`): Token ids of the pairs of each prompt.
-        pad_token_id (`int`): What fills the gaps.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): The type of the mask, that of the model.
-        pad_to_multiple_of (`int`, *optional*, defaults to 1): Prompts and segments each fill a multiple of so many
-            columns.
-
-    Returns:
-        `dict[str, torch.Tensor]`: with `L` the row's length and `S` the columns that belong to segments:
-        `input_ids` and `position_ids` of shape `(batch, L)`; `attention_mask`, additive, of shape `(batch, 1, L, L)`;
-        `labels` of shape `(batch, S)`, -100 where nothing is predicted, aligned with the last `S` columns.
-    """
-    prefixes = [list(prompt[:-1]) for prompt in prompts]
-    segments = [[[prompt[-1], *pair] for pair in row] for prompt, row in zip(prompts, pairs, strict=True)]
-    num_prefix = _round_up(max(len(prefix) for prefix in prefixes), pad_to_multiple_of)
-    num_segments = _round_up(max(sum(len(segment) for segment in row) for row in segments), pad_to_multiple_of)
-    shape = (len(prompts), num_prefix + num_segments)
-    input_ids = torch.full(shape, pad_token_id)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full((len(prompts), num_segments), -100)
-    block = torch.zeros(shape, dtype=torch.long)  # 0 padding, 1 prompt, 2, 3, … its segments
-    for b, (prefix, row) in enumerate(zip(prefixes, segments, strict=True)):
-        start = num_prefix - len(prefix)
-        input_ids[b, start:num_prefix] = torch.tensor(prefix, dtype=torch.long)
-        position_ids[b, start:num_prefix] = torch.arange(len(prefix))
-        block[b, start:num_prefix] = 1
-        column = num_prefix
-        for number, segment in enumerate(row):
-            end = column + len(segment)
-            input_ids[b, column:end] = torch.tensor(segment)
-            position_ids[b, column:end] = torch.arange(len(prefix), len(prefix) + len(segment))
-            labels[b, column - num_prefix + 1 : end - num_prefix] = torch.tensor(segment[1:])
-            block[b, column:end] = number + 2
-            column = end
-    queries, keys = block[:, :, None], block[:, None, :]
-    causal = torch.ones(shape[1], shape[1]).tril().bool()
-    # Padding sees itself: a row of attention without a single key would be NaN.
-    visible = ((queries == keys) | ((keys == 1) & (queries >= 1))) & causal
-    # Additive, since both eager attention and SDPA take it.
-    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
-    return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
-        "attention_mask": mask[:, None],
-        "labels": labels,
-    }
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+def _parts(lengths: Sequence[int]) -> Iterator[slice]:
+    """Neighbours of at most `_MOST_PAIR_TOKENS` together (or one that is longer): bounds the memory of a row."""
+    first, total = 0, 0
+    for number, length in enumerate(lengths):
+        if number > first and total + length > _MOST_PAIR_TOKENS:
+            yield slice(first, number)
+            first, total = number, 0
+        total += length
+    if lengths:
+        yield slice(first, len(lengths))
 
 
 @dataclass
@@ -369,10 +391,12 @@ class DataCollatorForQAGen:
             shapes matter on CPUs, where each new shape of a matrix product is compiled first.
 
     Returns:
-        For decoder-only models the tensors of [`pack_pairs`] and `logits_to_keep`, so that plain `Trainer` computes
-        the vocabulary only where pairs stand. For encoder–decoder models `input_ids` and `attention_mask` of shape
-        `(texts, length)`, `labels` of shape `(pairs, length)` and `text_of_pair` of shape `(pairs,)`, for
-        [`QAGenTrainer`].
+        `input_ids`, `attention_mask`, `labels` and what the family needs beside them. For decoder-only models each row
+        is a prompt and its pairs packed behind it; `labels` are of shape `(batch, columns of pairs)`, and
+        `logits_to_keep` lets the model compute the vocabulary only there. For encoder–decoder models `labels` are of
+        shape `(pairs, length)`, and `text_of_pair` of shape `(pairs,)` tells whose pair each is. Where pairs have
+        distractors, `ranked_labels` (the tokens of right and wrong answers, -100 elsewhere) and `comparison` (n for
+        the right answer of the n-th comparison, -n for the wrong one, 0 elsewhere), both of the shape of `labels`.
     """
 
     pad_token_id: int
@@ -381,20 +405,101 @@ class DataCollatorForQAGen:
     pad_to_multiple_of: int = 32
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._encoder_decoder(features) if self.is_encoder_decoder else self._decoder_only(features)
+
+    def _decoder_only(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [feature["input_ids"] for feature in features]
-        pairs = [feature["pairs"] for feature in features]
-        if not self.is_encoder_decoder:
-            batch: dict[str, Any] = pack_pairs(prompts, pairs, self.pad_token_id, self.dtype, self.pad_to_multiple_of)
-            columns, kept = batch["input_ids"].shape[1], batch["labels"].shape[1]
-            # Indices, not a number: a slice is not contiguous, and its product copies the vocabulary's matrix a row.
-            return {**batch, "logits_to_keep": torch.arange(columns - kept, columns)}
-        input_ids = _pad(prompts, self.pad_token_id)
+        rows: list[list[Continuation]] = []
+        # What is learned of each continuation: from which of its tokens on, and in which comparison.
+        learned: list[list[tuple[int, int]]] = []
+        comparisons = 0
+        for feature in features:
+            start = len(feature["input_ids"]) - 1
+            row: list[Continuation] = []
+            roles: list[tuple[int, int]] = []
+            for ids, other in _with_distractors(feature):
+                row.append(Continuation([feature["input_ids"][-1], *ids], start))
+                shared = _common_prefix(ids, other) if other else 0
+                comparisons += bool(other)
+                roles.append((1 + shared, comparisons if other else 0))
+                if other:
+                    # The wrong answer branches off behind the question, which is not computed again.
+                    row.append(
+                        Continuation([*feature["input_ids"][-1:], *other][shared:], start + shared, len(row) - 1)
+                    )
+                    roles.append((1, -comparisons))
+            rows.append(row)
+            learned.append(roles)
+        packed = pack_continuations(rows, self.pad_token_id, self.pad_to_multiple_of)
+        labels, ranked = (torch.full_like(packed.input_ids, -100) for _ in range(2))
+        comparison = torch.zeros_like(packed.input_ids)
+        for b, (spans, roles) in enumerate(zip(packed.spans, learned, strict=True)):
+            for span, (first, number) in zip(spans, roles, strict=True):
+                if number >= 0:
+                    labels[b, span.start + 1 : span.stop] = packed.input_ids[b, span.start + 1 : span.stop]
+                if number:
+                    answer = slice(span.start + first, span.stop)
+                    ranked[b, answer] = packed.input_ids[b, answer]
+                    comparison[b, answer] = number
+        width = round_up(max(len(prompt) - 1 for prompt in prompts), self.pad_to_multiple_of)
+        prompt_ids = torch.full((len(prompts), width), self.pad_token_id)
+        prompt_mask = torch.zeros_like(prompt_ids)
+        for b, prompt in enumerate(prompts):
+            prompt_ids[b, width - len(prompt) + 1 :] = torch.tensor(prompt[:-1], dtype=torch.long)
+            prompt_mask[b, width - len(prompt) + 1 :] = 1
+        mask = mask_behind_prompts(prompt_mask, packed.visible, with_prompts=True)
+        positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+        columns, kept = width + labels.shape[1], labels.shape[1]
         return {
-            "input_ids": input_ids,
-            "attention_mask": _pad([[1] * len(prompt) for prompt in prompts], 0),
-            "labels": _pad([pair for row in pairs for pair in row], -100),
-            "text_of_pair": torch.tensor([i for i, row in enumerate(pairs) for _ in row]),
+            "input_ids": torch.cat([prompt_ids, packed.input_ids], dim=1),
+            "position_ids": torch.cat([positions, packed.position_ids], dim=1),
+            "attention_mask": additive_mask(mask, self.dtype),
+            "labels": labels,
+            # Indices, not a number: a slice is not contiguous, and its product copies the vocabulary's matrix a row.
+            "logits_to_keep": torch.arange(columns - kept, columns),
+            **({"ranked_labels": ranked, "comparison": comparison} if comparisons else {}),
         }
+
+    def _encoder_decoder(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        prompts = [feature["input_ids"] for feature in features]
+        targets: list[list[int]] = []
+        learned: list[list[int]] = []
+        ranked: list[list[int]] = []
+        comparison: list[list[int]] = []
+        text_of_pair = []
+        comparisons = 0
+        for number, feature in enumerate(features):
+            for ids, other in _with_distractors(feature):
+                comparisons += bool(other)
+                shared = _common_prefix(ids, other) if other else len(ids)
+                signed = [(ids, comparisons), (other, -comparisons)] if other else [(ids, 0)]
+                for sequence, sign in signed:
+                    answer = len(sequence) - shared
+                    targets.append(sequence)
+                    learned.append(sequence if sign >= 0 else [-100] * len(sequence))
+                    ranked.append([-100] * shared + sequence[shared:])
+                    comparison.append([0] * shared + [sign] * answer)
+                    text_of_pair.append(number)
+        batch = {
+            "input_ids": _pad(prompts, self.pad_token_id),
+            "attention_mask": _pad([[1] * len(prompt) for prompt in prompts], 0),
+            "labels": _pad(learned, -100),
+            "text_of_pair": torch.tensor(text_of_pair),
+        }
+        if comparisons:
+            # The wrong answers have no labels, from which the model would make its inputs.
+            batch |= {"target_ids": _pad(targets, -100), "ranked_labels": _pad(ranked, -100)}
+            batch["comparison"] = _pad(comparison, 0)
+        return batch
+
+
+def _with_distractors(feature: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+    pairs = feature["pairs"]
+    return zip(pairs, feature.get("distractors") or [[]] * len(pairs), strict=True)
+
+
+def _common_prefix(ids: Sequence[int], other: Sequence[int]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other)))
 
 
 def _pad(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -404,17 +509,67 @@ def _pad(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
 
 
 class QAGenTrainer(Seq2SeqTrainer):
-    """`Seq2SeqTrainer` that runs an encoder once for all the pairs of a text; the loss is the model's own."""
+    """
+    `Seq2SeqTrainer` that runs an encoder once for all the pairs of a text, and ranks right answers above wrong ones.
+
+    The likelihood's loss is the model's own. Where pairs have distractors, `ranking_weight` times the mean of
+    `-log sigmoid(log p(answer | question, text) - log p(distractor | question, text))` is added: the judge must tell
+    which of two names of a text answers a question, which likelihood alone does not ask of it.
+
+    Args:
+        ranking_weight (`float`, *optional*, defaults to 0.5): Weight of the ranking.
+        *args, **kwargs: Arguments of `Seq2SeqTrainer`.
+    """
+
+    def __init__(self, *args: Any, ranking_weight: float = 0.5, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.ranking_weight = ranking_weight
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if "text_of_pair" in inputs:
-            text_of_pair = inputs.pop("text_of_pair")
-            input_ids = inputs.pop("input_ids")
-            attention_mask = inputs["attention_mask"]
-            encoder = self.accelerator.unwrap_model(model).get_encoder()
-            with self.compute_loss_context_manager():
-                states = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
-            states.last_hidden_state = states.last_hidden_state[text_of_pair]
-            inputs["encoder_outputs"] = states
-            inputs["attention_mask"] = attention_mask[text_of_pair]
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        ranked_labels, comparison = inputs.pop("ranked_labels", None), inputs.pop("comparison", None)
+        is_encoder_decoder = "text_of_pair" in inputs
+        if is_encoder_decoder:
+            self._encode_once(model, inputs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if comparison is not None:
+            logits = outputs["logits"]
+            if not is_encoder_decoder:
+                logits, ranked_labels, comparison = logits[:, :-1], ranked_labels[:, 1:], comparison[:, 1:]
+            ranking = ranking_loss(logits, ranked_labels, comparison)
+            # Steps add up the losses of their batches where tokens are counted over the step.
+            share = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.ranking_weight * ranking / share
+        return (loss, outputs) if return_outputs else loss
+
+    def _encode_once(self, model, inputs) -> None:
+        text_of_pair = inputs.pop("text_of_pair")
+        input_ids = inputs.pop("input_ids")
+        attention_mask = inputs["attention_mask"]
+        base = self.accelerator.unwrap_model(model)
+        with self.compute_loss_context_manager():
+            states = base.get_encoder()(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        states.last_hidden_state = states.last_hidden_state[text_of_pair]
+        inputs["encoder_outputs"] = states
+        inputs["attention_mask"] = attention_mask[text_of_pair]
+        if (target_ids := inputs.pop("target_ids", None)) is not None:
+            inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=target_ids)
+
+
+def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, comparison: torch.Tensor) -> torch.Tensor:
+    r"""
+    `mean of -log sigmoid(log p(right answer) - log p(wrong answer))` over the comparisons of a batch.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, columns, vocabulary)`): Logits of each column's label.
+        labels (`torch.LongTensor` of shape `(batch, columns)`): Tokens of right and wrong answers, -100 elsewhere.
+        comparison (`torch.LongTensor` of shape `(batch, columns)`): n for a token of the n-th comparison's right
+            answer, -n for one of its wrong answer, 0 elsewhere.
+
+    Returns:
+        `torch.Tensor`: a scalar in float32.
+    """
+    held = comparison != 0
+    chosen, numbers = logits[held].float(), comparison[held]
+    log_probs = chosen.gather(-1, labels[held][:, None]).squeeze(-1) - chosen.logsumexp(-1)
+    margins = log_probs.new_zeros(int(numbers.abs().max()) + 1).index_add(0, numbers.abs(), log_probs * numbers.sign())
+    return -torch.nn.functional.logsigmoid(margins[1:]).mean()

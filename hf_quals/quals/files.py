@@ -22,15 +22,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import InputError
+
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 _ROWS_AT_ONCE = 256
 
 Row = dict[str, Any]
-
-
-class InputError(ValueError):
-    """Bad input; the message names the file, the line or row, and the column."""
 
 
 @dataclass(frozen=True)

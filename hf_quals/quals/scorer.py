@@ -12,7 +12,7 @@ import torch
 
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.template import QATemplate
-from .inputs import check_texts
+from ..scorers import check_texts
 from .pairs import select_pairs
 
 

@@ -47,7 +47,7 @@ from hf_quals import (
     QualsCallback,
     QualsScorer,
 )
-from hf_quals.baselines.rouge import RougeCallback, rouge
+from hf_quals.judges.rouge import RougeCallback, rouge
 from hf_quals.qagen.training import DataCollatorForQAGen, Pair, Passage, QAGenTrainer, tokenize_passages
 
 

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from hf_quals import QualsScorer
-from hf_quals.baselines.entities import entity_precision, load_finder
-from hf_quals.baselines.rouge import rouge
 from hf_quals.contrastive.tables import markdown
+from hf_quals.judges.entities import entity_precision, load_finder
+from hf_quals.judges.rouge import rouge
 
 
 PERCENTILES = (10, 30, 50, 70, 90)

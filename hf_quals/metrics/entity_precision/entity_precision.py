@@ -2,7 +2,7 @@
 
 import evaluate
 
-from hf_quals.baselines.entities import EntityScorer, load_finder
+from hf_quals.judges.entities import EntityScorer, load_finder
 from hf_quals.metrics.source_metric import FEATURES, SourceMetric
 
 

@@ -4,7 +4,7 @@ import functools
 
 import evaluate
 
-from hf_quals.baselines.factcc import FACTCC, FactccScorer
+from hf_quals.judges.factcc import FACTCC, FactccScorer
 from hf_quals.metrics.source_metric import FEATURES, SourceMetric
 
 

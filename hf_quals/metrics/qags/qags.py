@@ -4,7 +4,7 @@ import functools
 
 import evaluate
 
-from hf_quals.baselines.qags import QagsScorer
+from hf_quals.judges.qags import QagsScorer
 from hf_quals.metrics.source_metric import FEATURES, SourceMetric
 
 

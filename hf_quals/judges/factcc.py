@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ..qagen.model import _device
-from ..quals.inputs import check_texts
+from ..scorers import check_texts
 from .text import split_sentences
 from .windows import check_fast, encode_windows, forward_windows
 
@@ -71,7 +71,7 @@ class FactccScorer:
     Example:
 
     ```python
-    >>> from hf_quals.baselines.factcc import FactccScorer
+    >>> from hf_quals.judges.factcc import FactccScorer
     >>> scorer = FactccScorer.from_pretrained()  # manueldeprada/FactCC
     >>> scorer.score(["Lewis believes that Klitschko is hurt."], ["Klitschko is hurt. Lewis won."])[0].probabilities
     ```

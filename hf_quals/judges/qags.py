@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache
 
 from ..qagen.model import QAGenModel, _device
-from ..quals.inputs import check_texts
+from ..scorers import check_texts
 from .entities import EntityFinder, load_finder, numbers
 from .windows import check_fast, encode_windows, forward_windows
 
@@ -479,7 +479,7 @@ class QagsScorer:
     Args:
         writer (`QuestionWriter`): Writes questions for candidates.
         reader (`Reader`): Answers them.
-        finder (`EntityFinder`, *optional*): Finds candidates; [`~hf_quals.baselines.entities.load_finder`]`()` if
+        finder (`EntityFinder`, *optional*): Finds candidates; [`~hf_quals.judges.entities.load_finder`]`()` if
             left out.
         max_candidates (`int`, *optional*, defaults to 10): The most candidates of a summary.
         max_questions (`int`, *optional*, defaults to 20): The most questions a score rests on.
@@ -490,7 +490,7 @@ class QagsScorer:
     Example:
 
     ```python
-    >>> from hf_quals.baselines.qags import QagsScorer
+    >>> from hf_quals.judges.qags import QagsScorer
     >>> scorer = QagsScorer.from_qagen()  # the package's default model in both roles
     >>> document, summary = "Lewis believes that Klitschko is hurt.", "Klitschko believes that Lewis is hurt."
     >>> scorer.score([document], [summary])[0].questions

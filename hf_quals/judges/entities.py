@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..quals.inputs import check_texts
+from ..scorers import check_texts
 from .text import STOP_WORDS, Token, sentence_spans, tokenize
 
 
@@ -242,7 +242,7 @@ class EntityScorer:
     Example:
 
     ```python
-    >>> from hf_quals.baselines.entities import EntityScorer, RuleFinder
+    >>> from hf_quals.judges.entities import EntityScorer, RuleFinder
     >>> scorer = EntityScorer(RuleFinder())
     >>> scorer.score(["Lewis said 1,000 fans came."], ["Klitschko saw a thousand fans."])[0].unsupported
     ('Klitschko',)
