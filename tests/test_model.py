@@ -3,7 +3,7 @@ import torch
 from conftest import TINY_TEMPLATE, tiny_model, tiny_qagen, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 
-from hf_quals import QUESTION_SEP_ANSWER, QAGenModel, QAPair
+from hf_quals import QUESTION_SEP_ANSWER, QAGenModel, QAPair, QATemplate
 
 
 DECODING = {"num_beams": 6, "num_beam_groups": 6, "max_new_tokens": 12, "min_new_tokens": 3}
@@ -166,6 +166,47 @@ def test_document_behind_a_sliding_window_is_refused(monkeypatch):
     monkeypatch.setattr(qagen.model.config, "sliding_window", 20, raising=False)
     with pytest.raises(ValueError, match="sliding window of 20 tokens"):
         qagen.log_probs(DOCUMENTS[:1], pairs)
+
+
+def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> str:
+    """One token at a time, one row, no cache."""
+    context = qagen.encode([text])[0].input_ids
+    asked = qagen.tokenizer(f"{question}|", add_special_tokens=False)["input_ids"]
+    if qagen.is_encoder_decoder:
+        start = qagen.model.config.decoder_start_token_id
+        asked = [
+            start,
+            *([1] if qagen.model.config.model_type == "bart" else []),
+            *asked,
+        ]  # BART's targets begin with <s>
+    ids = list(asked) if qagen.is_encoder_decoder else context + asked
+    before = len(ids)
+    while len(ids) < before + most:
+        with torch.no_grad():
+            if qagen.is_encoder_decoder:
+                logits = qagen.model(input_ids=torch.tensor([context]), decoder_input_ids=torch.tensor([ids])).logits
+            else:
+                logits = qagen.model(torch.tensor([ids])).logits
+        token = int(logits[0, -1].argmax())
+        if token == qagen.tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return qagen.tokenizer.decode(ids[before:], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_are_those_of_one_question_at_a_time(qagen, batch_size):
+    questions = [["abcdef", "who is that", "z"], [], ["qwerty"]]
+    assert qagen.answer(DOCUMENTS, questions, max_new_tokens=4, batch_size=batch_size) == [
+        [answer_by_hand(qagen, text, question, 4) for question in part]
+        for text, part in zip(DOCUMENTS, questions, strict=True)
+    ]
+
+
+def test_model_that_writes_the_answer_first_cannot_be_asked():
+    backwards = QAGenModel(tiny_model("llama"), tiny_tokenizer("llama"), QATemplate("{text}?", "{answer}|{question}"))
+    with pytest.raises(ValueError, match="cannot be asked"):
+        backwards.answer(["fury won"], [["who won"]])
 
 
 def test_empty_text_is_refused(qagen):

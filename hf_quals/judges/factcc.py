@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ..qagen.model import _device
+from ..qagen.loading import resolve_device
 from ..scorers import check_texts
 from .text import split_sentences
 from .windows import check_fast, encode_windows, forward_windows
@@ -120,7 +120,7 @@ class FactccScorer:
         """
         model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **model_kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        return cls(model.to(_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
+        return cls(model.to(resolve_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
 
     def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[FactccResult]:
         """

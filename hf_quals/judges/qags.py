@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer, DynamicCache
 
-from ..qagen.model import QAGenModel, _device
+from ..qagen.loading import resolve_device
+from ..qagen.model import QAGenModel
 from ..scorers import check_texts
 from .entities import EntityFinder, load_finder, numbers
 from .windows import check_fast, encode_windows, forward_windows
@@ -538,7 +539,7 @@ class QagsScorer:
         # Wrong numbers are refused before a model is loaded.
         finder = load_finder() if finder is None else finder
         cls(None, None, finder, max_candidates, max_questions)  # type: ignore[arg-type]
-        place = _device(device)
+        place = resolve_device(device)
         asking = Seq2SeqQuestionWriter(
             AutoModelForSeq2SeqLM.from_pretrained(writer, **model_kwargs).to(place).eval(),
             AutoTokenizer.from_pretrained(writer),

@@ -5,34 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    DynamicCache,
-    DynamicLayer,
-    EncoderDecoderCache,
-    GenerationConfig,
-)
-from transformers.utils import cached_file, logging
+from transformers import DynamicCache, DynamicLayer, EncoderDecoderCache, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from .decoding import diverse_beam_search
-from .default import ADAPTER_FOLDER, default_base_model
-from .template import QUESTION_SEP_ANSWER, TEMPLATE_FILE, EncodedText, QATemplate
+from .loading import load
+from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
+from .template import EncodedText, QATemplate
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-logger = logging.get_logger(__name__)
+_C = TypeVar("_C", Continuation, list[int])
 
 # The most tokens of pairs scored in one forward pass for a document: bounds the attention mask and the logits.
 _CHUNK_TOKENS = 512
+# Widths are multiples of this: on CPUs every new shape has its matrix products compiled anew and kept in memory.
+_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -144,33 +137,9 @@ class QAGenModel:
             `OSError`: if the model or one of its files cannot be found.
             `ValueError`: if how the model writes pairs is not known, or `device` is not available.
         """
-        device = _device(device)
-        torch_dtype = _dtype(dtype, device)
-        if name_or_path is None:
-            name_or_path = default_base_model()
-            adapter = adapter or ADAPTER_FOLDER
-        elif adapter is None and _find(name_or_path, "adapter_config.json", model_kwargs):
-            from peft import PeftConfig
-
-            adapter = name_or_path
-            name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-        name_or_path = str(name_or_path)
-
-        hub_options = _hub_options(model_kwargs)
-        config = AutoConfig.from_pretrained(name_or_path, **hub_options)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
-        if template is None:
-            places = [place for place in (adapter, name_or_path) if place is not None]
-            template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
-        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        # Adapters are merged in float32: rounding base and update apart loses part of the update.
-        load_dtype = torch.float32 if adapter is not None else torch_dtype
-        model = auto_class.from_pretrained(name_or_path, dtype=load_dtype, **model_kwargs)
-        if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-        model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
+        model, tokenizer, template = load(
+            name_or_path, adapter=adapter, template=template, dtype=dtype, device=device, **model_kwargs
+        )
         return cls(model, tokenizer, template)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
@@ -197,6 +166,11 @@ class QAGenModel:
     def _eos_token_ids(self) -> list[int]:
         eos = self.model.generation_config.eos_token_id
         return eos if isinstance(eos, list) else [eos]
+
+    @property
+    def _decoder_start_token_id(self) -> int:
+        start = self.model.generation_config.decoder_start_token_id
+        return self.model.config.decoder_start_token_id if start is None else start
 
     def encode(self, texts: Sequence[str], max_length: int = 1024) -> list[EncodedText]:
         """
@@ -312,6 +286,134 @@ class QAGenModel:
                 results[row] = values
         return results
 
+    @torch.inference_mode()
+    def answer(
+        self,
+        texts: Sequence[str] | Sequence[EncodedText],
+        questions: Sequence[Sequence[str]],
+        *,
+        max_new_tokens: int = 30,
+        batch_size: int = 4,
+    ) -> list[list[str]]:
+        """
+        Answers questions greedily: behind a text and a question the model goes on with the answer. A text is computed
+        once for all its questions.
+
+        Args:
+            texts (`Sequence[str]` or `Sequence[EncodedText]`): What to answer from.
+            questions (`Sequence[Sequence[str]]`): Of each text the questions, possibly none.
+            max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
+            batch_size (`int`, *optional*, defaults to 4): Texts computed together.
+
+        Returns:
+            `list[list[str]]`: of each text one answer a question. A QAGen always answers, from a text that does not
+            tell, too.
+
+        Raises:
+            `ValueError`: if the model writes the answer first, or there are not as many lists of questions as texts.
+        """
+        if not self.template.pair.endswith("{answer}"):
+            raise ValueError(
+                f"A QAGen that writes {self.template.pair!r} cannot be asked: the question must stand before the "
+                "answer, and nothing behind it."
+            )
+        if len(texts) != len(questions):
+            raise ValueError(f"Each text needs its list of questions: got {len(texts)} and {len(questions)}.")
+        encoded = self._encoded(texts)
+        results: list[list[str]] = [[] for _ in encoded]
+        asked = [row for row in range(len(encoded)) if questions[row]]
+        for batch in _batches([len(encoded[row].input_ids) for row in asked], batch_size):
+            rows = [asked[number] for number in batch]
+            contexts = [encoded[row].input_ids for row in rows]
+            prefixes = [[self._before_answer(question) for question in questions[row]] for row in rows]
+            answer = self._answer_from_encoder if self.is_encoder_decoder else self._answer_behind_prompt
+            answers = iter(answer(contexts, prefixes, max_new_tokens))
+            for row in rows:
+                results[row] = [self._decode_answer(next(answers)) for _ in questions[row]]
+        return results
+
+    def _before_answer(self, question: str) -> list[int]:
+        text = self.template.pair.removesuffix("{answer}").rstrip(" ").replace("{question}", question)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not self.is_encoder_decoder:
+            return ids
+        start = self._decoder_start_token_id
+        return [start, *self.template.special_tokens(self.tokenizer)[0], *ids]
+
+    def _decode_answer(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+    def _answer_behind_prompt(
+        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
+    ) -> list[list[int]]:
+        context_mask, cache = self._cache_prompts(contexts)
+        owners = torch.tensor([row for row, part in enumerate(prefixes) for _ in part], device=self.device)
+        cache.batch_select_indices(owners)
+        input_ids, mask = self._pad([prefix for part in prefixes for prefix in part], left=True)
+        attention_mask = torch.cat([context_mask[owners], mask], dim=1)
+        return self._greedy(input_ids, attention_mask, cache, max_new_tokens)
+
+    def _greedy(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache, max_new_tokens: int
+    ) -> list[list[int]]:
+        """
+        The most probable token again and again, until each row ends.
+
+        Not by `generate`: most answers are short, and there all rows are computed until the longest one ends.
+        """
+        ends = torch.tensor(self._eos_token_ids, device=self.device)
+        last = torch.tensor([-1], device=self.device)  # an index, see `_cache_prompts`
+        answers: list[list[int]] = [[] for _ in input_ids]
+        rows = torch.arange(len(input_ids), device=self.device)
+        running = torch.ones_like(rows, dtype=torch.bool)
+        for _ in range(max_new_tokens):
+            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+            logits = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                past_key_values=cache,
+                logits_to_keep=last,
+            ).logits
+            tokens = logits[:, -1].argmax(-1)
+            running &= ~torch.isin(tokens, ends)
+            for row, token in zip(rows[running].tolist(), tokens[running].tolist(), strict=True):
+                answers[row].append(token)
+            if not running.any():
+                break
+            if 2 * running.sum() <= len(rows):
+                # By halves: to select rows copies the cache.
+                kept = running.nonzero().squeeze(-1)
+                cache.batch_select_indices(kept)
+                rows, running, tokens, attention_mask = rows[kept], running[kept], tokens[kept], attention_mask[kept]
+            input_ids = tokens[:, None]
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
+        return answers
+
+    def _answer_from_encoder(
+        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
+    ) -> list[list[int]]:
+        input_ids, attention_mask = self._pad(contexts, left=False)
+        states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        asked = [(row, prefix) for row, part in enumerate(prefixes) for prefix in part]
+        answers: list[list[int]] = [[] for _ in asked]
+        # A decoder's input cannot be padded on the left: questions of one length go together.
+        for length in sorted({len(prefix) for _, prefix in asked}):
+            numbers = [number for number, (_, prefix) in enumerate(asked) if len(prefix) == length]
+            owners = torch.tensor([asked[number][0] for number in numbers], device=self.device)
+            output = self.model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states[owners]),
+                attention_mask=attention_mask[owners],
+                decoder_input_ids=torch.tensor([asked[number][1] for number in numbers], device=self.device),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens,
+            )
+            for number, ids in zip(numbers, output[:, length:].tolist(), strict=True):
+                end = next((place for place, token in enumerate(ids) if token in self._eos_token_ids), len(ids))
+                answers[number] = ids[:end]
+        return answers
+
     def _log_probs_behind_prompt(
         self, contexts: list[list[int]], targets: list[list[list[int]]]
     ) -> list[list[tuple[float, ...]]]:
@@ -319,63 +421,51 @@ class QAGenModel:
         Decoder-only: the keys and values of the prompts are computed once; pairs follow in packed rows of several
         segments, each of which sees its prompt and itself, at the positions it would have alone.
         """
-        # A segment starts with the prompt's last token, whose output predicts the pair's first.
         prefixes = [context[:-1] for context in contexts]
-        segments = [[[context[-1], *ids] for ids in row] for context, row in zip(contexts, targets, strict=True)]
-        prefix_ids, prefix_mask = self._pad(prefixes, left=True)
-        num_prefix = prefix_ids.shape[1]
-        longest = num_prefix + max(len(segment) for row in segments for segment in row)
+        rows = [
+            [Continuation([context[-1], *ids], start=len(context) - 1) for ids in row]
+            for context, row in zip(contexts, targets, strict=True)
+        ]
+        longest = max(len(c.tokens) + c.start for row in rows for c in row)
         window = getattr(self.model.config, "sliding_window", None)
         if window is not None and longest > window:
             raise ValueError(
                 f"{type(self.model).__name__} attends to a sliding window of {window} tokens, a document and a pair "
-                f"take {longest} here. Score with a max_length below {window - longest + num_prefix}."
+                f"take {longest} here. Score with a max_length that leaves room for the pair."
             )
-        # Without a configuration every layer keeps all it has seen, which `crop` relies on.
-        cache = DynamicCache()
-        if num_prefix:
-            self.model(
-                input_ids=prefix_ids,
-                attention_mask=prefix_mask,
-                position_ids=(prefix_mask.cumsum(-1) - 1).clamp(min=0),
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
+        prefix_mask, cache = self._cache_prompts(prefixes)
         results: list[list[tuple[float, ...]]] = [[] for _ in contexts]
-        for chunk in _chunks(segments, _CHUNK_TOKENS):
-            width = _padded_width(max(sum(len(segment) for segment in row) for row in chunk))
-            input_ids = torch.full((len(chunk), width), self._pad_token_id)
-            position_ids = torch.zeros((len(chunk), width), dtype=torch.long)
-            block = torch.zeros((len(chunk), width), dtype=torch.long)
-            for b, row in enumerate(chunk):
-                column = 0
-                for number, segment in enumerate(row):
-                    end = column + len(segment)
-                    input_ids[b, column:end] = torch.tensor(segment)
-                    position_ids[b, column:end] = torch.arange(len(segment)) + len(prefixes[b])
-                    block[b, column:end] = number + 1
-                    column = end
-            same = block[:, :, None] == block[:, None, :]
-            visible = same & torch.ones(width, width, dtype=torch.bool).tril()
-            seen = torch.cat([prefix_mask.bool().cpu()[:, None].expand(-1, width, -1), visible], dim=-1)
-            mask = torch.zeros(seen.shape, dtype=self.model.dtype).masked_fill(
-                ~seen, torch.finfo(self.model.dtype).min
-            )
+        for chunk in _chunks(rows, _CHUNK_TOKENS):
+            packed = pack_continuations(chunk, self._pad_token_id, _WIDTH)
+            # (batch, 1, columns, prompt columns + columns)
+            mask = mask_behind_prompts(prefix_mask.cpu(), packed.visible, with_prompts=False)
             logits = self.model(
-                input_ids=input_ids.to(self.device),
-                attention_mask=mask[:, None].to(self.device),
-                position_ids=position_ids.to(self.device),
+                input_ids=packed.input_ids.to(self.device),
+                attention_mask=additive_mask(mask, self.model.dtype).to(self.device),
+                position_ids=packed.position_ids.to(self.device),
                 past_key_values=cache,
             ).logits
-            cache.crop(-width)
-            next_ids = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1).to(self.device)
-            log_probs = _token_log_probs(logits, next_ids).tolist()
-            for b, row in enumerate(chunk):
-                column = 0
-                for segment in row:
-                    results[b].append(tuple(log_probs[b][column : column + len(segment) - 1]))
-                    column += len(segment)
+            cache.crop(-packed.input_ids.shape[1])
+            log_probs = _token_log_probs(logits, packed.input_ids.roll(-1, dims=1).to(self.device)).tolist()
+            for b, spans in enumerate(packed.spans):
+                results[b] += [tuple(log_probs[b][span.start : span.stop - 1]) for span in spans]
         return results
+
+    def _cache_prompts(self, prompts: list[list[int]]) -> tuple[torch.Tensor, DynamicCache]:
+        """Mask of the left-padded prompts, of shape `(prompts, columns)`, and their keys and values."""
+        input_ids, mask = self._pad(prompts, left=True)
+        # Without a configuration every layer keeps all it has seen, which `crop` relies on.
+        cache = DynamicCache()
+        if input_ids.shape[1]:
+            self.model(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                past_key_values=cache,
+                # An index and not a number: a slice is not contiguous, and its product copies the vocabulary's matrix.
+                logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=self.device),
+            )
+        return mask, cache
 
     def _log_probs_from_encoder(
         self, contexts: list[list[int]], targets: list[list[list[int]]]
@@ -386,9 +476,7 @@ class QAGenModel:
         """
         input_ids, attention_mask = self._pad(contexts, left=False)
         states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        start = self.model.generation_config.decoder_start_token_id
-        if start is None:
-            start = self.model.config.decoder_start_token_id
+        start = self._decoder_start_token_id
         cross = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self.model(
             encoder_outputs=(states,),
@@ -433,7 +521,7 @@ class QAGenModel:
 
     def _pad(self, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, both of shape `(sequences, padded width)`."""
-        width = _padded_width(max(len(sequence) for sequence in sequences))
+        width = round_up(max(len(sequence) for sequence in sequences), _WIDTH)
         padded = torch.full((len(sequences), width), self._pad_token_id)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)
         for row, sequence in enumerate(sequences):
@@ -469,11 +557,6 @@ class QAGenModel:
         return len(ids)
 
 
-def _padded_width(longest: int) -> int:
-    """The next multiple of 16: on CPUs every new shape has its matrix products compiled anew and kept in memory."""
-    return -(-longest // 16) * 16
-
-
 def _token_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """log p of `ids` of shape `(batch, length)` under `logits` of shape `(batch, length, vocabulary)`, in float32."""
     chosen = logits.gather(-1, ids[..., None]).squeeze(-1).float()
@@ -487,15 +570,15 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def _chunks(rows: list[list[list[int]]], most_tokens: int) -> Iterator[list[list[list[int]]]]:
-    """Cuts rows of sequences into pieces of at most `most_tokens` tokens a row (or one sequence that is longer)."""
+def _chunks(rows: list[list[_C]], most_tokens: int) -> Iterator[list[list[_C]]]:
+    """Cuts rows of continuations into pieces of at most `most_tokens` tokens a row (or one that is longer)."""
     positions = [0] * len(rows)
     while any(position < len(row) for position, row in zip(positions, rows, strict=True)):
         chunk = []
         for b, row in enumerate(rows):
-            taken: list[list[int]] = []
+            taken: list[_C] = []
             while positions[b] < len(row) and (
-                not taken or sum(map(len, taken)) + len(row[positions[b]]) <= most_tokens
+                not taken or sum(map(_length, taken)) + _length(row[positions[b]]) <= most_tokens
             ):
                 taken.append(row[positions[b]])
                 positions[b] += 1
@@ -503,65 +586,5 @@ def _chunks(rows: list[list[list[int]]], most_tokens: int) -> Iterator[list[list
         yield chunk
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        from accelerate import PartialState
-
-        return PartialState().device
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else torch.float32
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
-    return found
-
-
-def _hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
-
-
-def _find(place: str | os.PathLike, file: str, model_kwargs: dict[str, Any]) -> str | None:
-    """Path of `file` in a folder or Hub repository, `None` if that does not have it."""
-    if Path(place).is_dir():
-        path = Path(place, file)
-        return str(path) if path.is_file() else None
-    return cached_file(
-        str(place),
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-        **_hub_options(model_kwargs),
-    )
-
-
-def _find_template(
-    places: Sequence[str | os.PathLike],
-    is_encoder_decoder: bool,
-    tokenizer: PreTrainedTokenizerBase,
-    model_kwargs: dict[str, Any],
-) -> QATemplate:
-    for place in places:
-        if path := _find(place, TEMPLATE_FILE, model_kwargs):
-            return QATemplate.from_file(path)
-    if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
-        return QUESTION_SEP_ANSWER
-    raise ValueError(
-        f"{' and '.join(map(str, places))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
-        "Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with QATemplate.save_pretrained."
-    )
+def _length(continuation: Continuation | list[int]) -> int:
+    return len(continuation.tokens) if isinstance(continuation, Continuation) else len(continuation)

@@ -134,7 +134,7 @@ class QATemplate:
         Raises:
             `ValueError`: if `max_length` leaves no room for a single token of text.
         """
-        begin, end = _special_tokens_around(tokenizer)
+        begin, end = self.special_tokens(tokenizer)
         head, tail = self.prompt.split("{text}")
         # One string for the tokenizer: " Lewis" behind a word is the token that it is in a pair.
         num_head = len(begin) + len(_token_ids(tokenizer, head.rstrip(" ")))
@@ -165,8 +165,18 @@ class QATemplate:
         ids = _token_ids(tokenizer, self.format_pair(question, answer))
         if not is_encoder_decoder:
             return [*ids, tokenizer.eos_token_id]
-        begin, end = _special_tokens_around(tokenizer)
+        begin, end = self.special_tokens(tokenizer)
         return begin + ids + (end or [tokenizer.eos_token_id])
+
+    @staticmethod
+    def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and behind one sequence, e.g. BART's `[<s>]` and `[</s>]`."""
+        bare = _token_ids(tokenizer, "a")
+        whole = tokenizer("a")["input_ids"]
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+        raise ValueError(f"{type(tokenizer).__name__} does not keep the tokens of a text when it adds special tokens.")
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes `qagen_config.json` into `save_directory`."""
@@ -199,13 +209,3 @@ QUESTION_SEP_ANSWER = QATemplate(prompt="{text}", pair="{question} <sep> {answer
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-
-def _special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind one sequence, e.g. BART's `[<s>]` and `[</s>]`."""
-    bare = _token_ids(tokenizer, "a")
-    whole = tokenizer("a")["input_ids"]
-    for start in range(len(whole) - len(bare) + 1):
-        if whole[start : start + len(bare)] == bare:
-            return whole[:start], whole[start + len(bare) :]
-    raise ValueError(f"{type(tokenizer).__name__} does not keep the tokens of a text when it adds special tokens.")

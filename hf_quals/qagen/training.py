@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Seq2SeqTrainer
 
+from .normal_form import normalize
 from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
 from .template import QATemplate
-from .text import normalize
 
 
 if TYPE_CHECKING:

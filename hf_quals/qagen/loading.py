@@ -1,0 +1,142 @@
+"""Where a QAGen comes from: its weights, on a device and in a type that suits it, and how it writes pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import cached_file
+
+from .default import ADAPTER_FOLDER, BASE_MODEL_ID, default_base_model
+from .template import QUESTION_SEP_ANSWER, TEMPLATE_FILE, QATemplate
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load(
+    name_or_path: str | os.PathLike | None = None,
+    *,
+    adapter: str | os.PathLike | None = None,
+    template: QATemplate | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    **model_kwargs: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, QATemplate]:
+    """Model, tokenizer and template; arguments and errors are those of [`QAGenModel.from_pretrained`]."""
+    device = resolve_device(device)
+    torch_dtype = _dtype(dtype, device)
+    name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
+    hub_options = _hub_options(model_kwargs)
+    config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
+    if template is None:
+        places = [place for place in (adapter, name_or_path) if place is not None]
+        template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
+    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    # Adapters are merged in float32: rounding base and update apart loses part of the update.
+    load_dtype = torch.float32 if adapter is not None else torch_dtype
+    model = auto_class.from_pretrained(name_or_path, dtype=load_dtype, **model_kwargs)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
+    return model, tokenizer, template
+
+
+def base_and_adapter(
+    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None, **hub_options: Any
+) -> tuple[str, str | os.PathLike | None]:
+    """
+    Which weights a name stands for.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`, *optional*): A model, or an adapter, whose base is found through its
+            configuration; the package's default model if left out.
+        adapter (`str` or `os.PathLike`, *optional*): An adapter to put on the model.
+        **hub_options: `revision`, `token` and `cache_dir`, as for `from_pretrained`.
+
+    Returns:
+        `tuple[str, str | os.PathLike | None]`: the base model, and the adapter on it if there is one.
+    """
+    if name_or_path is None:
+        return default_base_model(), adapter or ADAPTER_FOLDER
+    if adapter is None and find_file(name_or_path, "adapter_config.json", **hub_options):
+        from peft import PeftConfig
+
+        adapter = name_or_path
+        name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        if name_or_path == BASE_MODEL_ID:
+            name_or_path = default_base_model()
+    return str(name_or_path), adapter
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The accelerator of this process if none is named, else the CPU; refuses one that is not there."""
+    if device is None:
+        from accelerate import PartialState
+
+        return PartialState().device
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
+    return found
+
+
+def _hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
+
+
+def find_file(place: str | os.PathLike, file: str, **model_kwargs: Any) -> str | None:
+    """Path of `file` in a folder or Hub repository, `None` if that does not have it."""
+    if Path(place).is_dir():
+        path = Path(place, file)
+        return str(path) if path.is_file() else None
+    return cached_file(
+        str(place),
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+        **_hub_options(model_kwargs),
+    )
+
+
+def _find_template(
+    places: Sequence[str | os.PathLike],
+    is_encoder_decoder: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    model_kwargs: dict[str, Any],
+) -> QATemplate:
+    for place in places:
+        if path := find_file(place, TEMPLATE_FILE, **model_kwargs):
+            return QATemplate.from_file(path)
+    if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
+        return QUESTION_SEP_ANSWER
+    raise ValueError(
+        f"{' and '.join(map(str, places))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
+        "Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with QATemplate.save_pretrained."
+    )
