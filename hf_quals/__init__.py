@@ -19,6 +19,7 @@ _MODULE_OF = {
     "QATemplate": "qagen.template",
     "QUESTION_SEP_ANSWER": "qagen.template",
     "diverse_beam_search": "qagen.decoding",
+    "QualsConfig": "quals.config",
     "QualsResult": "quals.scorer",
     "QualsScorer": "quals.scorer",
     "Scorer": "scorers",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .qagen.model import QAPair as QAPair
     from .qagen.template import QUESTION_SEP_ANSWER as QUESTION_SEP_ANSWER
     from .qagen.template import QATemplate as QATemplate
+    from .quals.config import QualsConfig as QualsConfig
     from .quals.scorer import QualsResult as QualsResult
     from .quals.scorer import QualsScorer as QualsScorer
     from .quals.scorer import ScoredPair as ScoredPair

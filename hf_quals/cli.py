@@ -85,9 +85,17 @@ def score(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together; bounds memory.")] = 8,
-    num_beams: Annotated[int, typer.Option(min=1, help="Sequences generated from a summary.")] = 60,
-    max_pairs: Annotated[int, typer.Option(min=1, help="The most pairs a score rests on.")] = 10,
-    variant: Annotated[str, typer.Option(help="How pairs become a score.")] = "quals",
+    num_beams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sequences generated from a summary. Left out: the model's.", show_default=False),
+    ] = None,
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.", show_default=False),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="How pairs become a score. Left out: the model's.", show_default=False)
+    ] = None,
 ) -> None:
     """
     Score summaries against their documents with QUALS.
@@ -95,12 +103,7 @@ def score(
     Either one document and its summaries (--document, --summary), printed with their question–answer pairs, or the
     rows of INPUT, written to --output with their scores in new columns.
     """
-    method: dict[str, Any] = {
-        "num_beams": num_beams,
-        "num_beam_groups": num_beams,
-        "max_pairs": max_pairs,
-        "variant": variant,
-    }
+    method: dict[str, Any] = {"num_beams": num_beams, "max_pairs": max_pairs, "variant": variant}
 
     def load() -> QualsScorer:
         from .quals.scorer import QualsScorer
@@ -202,8 +205,9 @@ def _heading(summary: str, result: QualsResult) -> list[str]:
     lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
     if not result.pairs:
         lines[1] = (
-            f"QUALS:   none: of {result.num_generated} generated sequences {result.num_unparsable} are no pair, "
-            f"{result.num_not_in_summary} have an answer that is not in the summary"
+            f"QUALS:   none: of {result.selection.num_generated} generated sequences "
+            f"{result.selection.num_unparsable} are no pair, "
+            f"{result.selection.num_not_in_summary} have an answer that is not in the summary"
         )
     for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
         if truncated:

@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_quals import QAPair
-from hf_quals.quals.pairs import select_pairs
+from hf_quals.quals.pairs import is_well_formed, keep_round_trips, same_answer, select_pairs
 
 
 def pair(question, answer, log_prob=-1.0, token_ids=(1,)):
@@ -78,3 +79,53 @@ def test_selection_does_not_depend_on_the_order_of_generation_and_counts_every_p
 def test_no_answer_gets_a_second_pair_before_every_answer_has_one(pairs):
     answers = [kept.answer.casefold() for kept in select_pairs(pairs, "x y z", 20).kept]
     assert len(set(answers[: len(set(answers))])) == len(set(answers))
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "well_formed"),
+    [
+        ("Who won?", "Lewis", True),
+        ("Is Lewis the man who won?", "Lewis", False),
+        ("Did Lewis win?", "Lewis won", False),
+        ("The author is suing Marsh over what?", "royalties", True),
+        ("When did they miss the final?", "Turin", False),
+        ("When did they miss the final?", "on Saturday", True),
+        ("How many men?", "nobody", False),
+        ("How many men?", "2,500", True),
+        ("How did he win?", "by knockout", True),
+    ],
+)
+def test_questions_that_a_span_of_their_kind_can_answer_are_well_formed(question, answer, well_formed):
+    assert is_well_formed(question, answer) is well_formed
+
+
+def test_facts_go_first_and_ill_formed_questions_are_counted():
+    pairs = [
+        pair("What is it?", "a deal", -1.0),
+        pair("Is it Fury?", "Fury", -2.0),
+        pair("Who paid?", "Fury", -3.0),
+        pair("who paid the?", "the Fury", -4.0),
+    ]
+    selection = select_pairs(pairs, "The Fury made a deal", 10, facts_first=True)
+    assert questions_and_answers(selection) == [("Who paid?", "Fury"), ("What is it?", "a deal")]
+    assert (selection.num_ill_formed, selection.num_duplicate) == (1, 1)
+
+
+def test_pairs_whose_answer_does_not_come_back_are_dropped_and_counted():
+    selection = select_pairs([pair("Who?", "Fury", -1.0), pair("Whom?", "Lewis", -2.0)], "Fury beat Lewis")
+    kept = keep_round_trips(selection, {"Who?": "Tyson Fury", "Whom?": "Fury"}, max_pairs=10)
+    assert [pair.answer for pair in kept.kept] == ["Fury"]
+    assert (kept.num_not_returned, kept.num_surplus) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "other", "same"),
+    [
+        ("Conti", "Dario Conti", True),
+        ("the Conti", "conti.", True),
+        ("Dario Conti", "Conti", False),
+        ("2-1", "12-1", False),
+    ],
+)
+def test_answer_says_no_less_than_another_if_it_stands_in_it(answer, other, same):
+    assert same_answer(answer, other) is same

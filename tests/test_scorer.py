@@ -1,11 +1,14 @@
 import json
 import math
+import shutil
+import unicodedata
 
 import pytest
 from conftest import tiny_qagen
 
-from hf_quals import QualsScorer, ScoredPair
-from hf_quals.quals.scorer import VARIANTS, log_ratio, quals, worst_pair
+from hf_quals import QualsConfig, QualsScorer, ScoredPair
+from hf_quals.quals.forms import VARIANTS, Calibration, answers, log_ratio, published, worst_pair
+from hf_quals.quals.pairs import same_answer
 
 
 DOCUMENTS = [
@@ -25,7 +28,7 @@ def test_score_is_the_mean_over_pairs_of_the_difference_of_mean_log_probs():
     first = ScoredPair("q", "a", ("t", "u"), (-1.0, -3.0), (-2.0, -6.0), 1)
     second = ScoredPair("q", "b", ("t",), (-1.0,), (-1.5,), 0)
     assert (first.summary_score, first.document_score, first.score) == (-2.0, -4.0, -2.0)
-    assert quals([first, second]) == pytest.approx((-2.0 - 0.5) / 2)
+    assert published([first, second]) == pytest.approx((-2.0 - 0.5) / 2)
 
 
 def test_log_ratio_sums_over_the_tokens_of_a_pair():
@@ -40,17 +43,42 @@ def test_worst_pair_is_the_lowest_mean_difference_of_a_pair():
     assert worst_pair([first, second]) == worst_pair([second, first]) == -2.0
 
 
+def scored(summary_log_probs, document_log_probs, answer="a", document_answer=None):
+    """A pair whose answer is all but its first token."""
+    tokens = tuple("t" * len(summary_log_probs))
+    return ScoredPair("q", answer, tokens, summary_log_probs, document_log_probs, 1, document_answer=document_answer)
+
+
+def test_answers_is_the_mean_share_of_the_answers_probability_that_is_left():
+    halved = scored((-9.0, -1.0, -1.0), (-1.0, -1.0, -1.0 - math.log(2)))
+    kept = scored((-1.0, -2.0), (-9.0, -1.0))  # more probable from the document: no more than supported
+    lost = scored((-1.0, -0.5), (-1.0, -800.0))
+    assert [pair.support for pair in (halved, kept, lost)] == pytest.approx([0.5, 1.0, 0.0])
+    assert answers([halved, kept, lost]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("document_answer", "support"),
+    [("Dario Conti", 1.0), ("the conti.", 1.0), ("Marsh", 0.01), ("Contine", 0.01), (None, 0.01), ("", 0.01)],
+)
+def test_answer_that_the_document_gives_in_other_form_is_supported(document_answer, support):
+    pair = scored((-1.0, 0.0), (-1.0, math.log(0.01)), "Conti", document_answer)
+    assert pair.support == pytest.approx(support)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_without_a_pair_there_is_no_score(variant):
     assert math.isnan(VARIANTS[variant]([]))
 
 
-@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair"])
+@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair", "answers"])
 def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
-    other = QualsScorer(scorer.model, variant=variant)
-    for published, varied in zip(scorer.score(DOCUMENTS, SUMMARIES), other.score(DOCUMENTS, SUMMARIES), strict=True):
-        assert varied.pairs == published.pairs
-        assert varied.score == pytest.approx(VARIANTS[variant](published.pairs), nan_ok=True)
+    other = QualsScorer(scorer.model, QualsConfig(variant=variant))
+    for as_published, varied in zip(
+        scorer.score(DOCUMENTS, SUMMARIES), other.score(DOCUMENTS, SUMMARIES), strict=True
+    ):
+        assert varied.pairs == as_published.pairs
+        assert varied.score == pytest.approx(VARIANTS[variant](as_published.pairs), nan_ok=True)
 
 
 def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):
@@ -61,7 +89,7 @@ def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):
         differences = []
         generated = scorer.model.generate([summary])[0]
         by_tokens = {pair.token_ids: pair for pair in generated}
-        assert result.num_generated == len(generated) == 60
+        assert result.selection.num_generated == len(generated) == 60
         for pair in result.pairs:
             (source,) = [
                 one
@@ -112,7 +140,7 @@ def test_summary_nothing_can_be_asked_about_is_unscored_and_says_so(scorer):
 
 
 def test_texts_longer_than_the_context_are_flagged(scorer):
-    short = QualsScorer(scorer.model, max_length=12)
+    short = QualsScorer(scorer.model, QualsConfig(max_length=12))
     (result,) = short.score(["a document that is too long"], ["brief"])
     assert (result.document_truncated, result.summary_truncated) == (True, False)
 
@@ -146,13 +174,94 @@ def test_bad_rows_are_named(scorer, documents, summaries, message):
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
-    [
-        ({"num_beams": 0}, "num_beams must be at least 1"),
-        ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
-        ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
-        ({"variant": "magic"}, "variant must be one of quals, log_ratio"),
-    ],
+    [({"num_beams": 0}, "num_beams must be at least 1"), ({"variant": "magic"}, "one of published")],
 )
 def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(numbers, message):
     with pytest.raises(ValueError, match=message):
         QualsScorer.from_pretrained("a model that does not exist", **numbers)
+
+
+def test_configuration_beside_the_model_is_read_and_arguments_win(tiny_causal_folder, tmp_path):
+    shutil.copytree(tiny_causal_folder, tmp_path / "model")
+    assert QualsScorer.from_pretrained(tmp_path / "model").config == QualsConfig()
+    QualsConfig(num_beams=6, max_pairs=3, variant="answers").save_pretrained(tmp_path / "model")
+    scorer = QualsScorer.from_pretrained(tmp_path / "model", max_pairs=2)
+    assert scorer.config == QualsConfig(num_beams=6, max_pairs=2, variant="answers")
+    assert QualsScorer.from_pretrained(tmp_path / "model", config=QualsConfig()).config == QualsConfig()
+
+
+FORMS = [
+    "It's £1m, and they won 2-1. \"Café\", said Lewis's man (27).",
+    "It\u2019s £1m, and they won 2\u20131. \u201cCafé\u201d, said Lewis\u2019s man (27).",
+    unicodedata.normalize("NFD", "It's £1m, and they won 2-1. \"Café\", said Lewis's man (27)."),
+    "It's\u00a0£1m,\nand they  won 2-1. \"Café\", said\u2003Lewis's man (２７).",
+    "It 's £ 1 m , and they won 2 - 1 . `` Café '' , said Lewis 's man ( 27 ) .",
+]
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_form_is_not_taken_for_fact(form):
+    config = QualsConfig(normal_form=True, num_beams=20)
+    scorer = QualsScorer(tiny_qagen("llama"), config)
+    document = "they won 2-1 and paid £1m to a man in a café, said lewis."
+    expected, found = scorer.score([document, document], [FORMS[0], form])
+    assert expected.num_pairs
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+    as_document, as_other = scorer.score([FORMS[0], form], ["lewis won £1m"] * 2)
+    assert as_other.score == pytest.approx(as_document.score, abs=1e-4, nan_ok=True)
+
+
+def test_answers_are_found_in_the_users_own_text():
+    scorer = QualsScorer(tiny_qagen("llama"), QualsConfig(normal_form=True))
+    summary = "“ a  b ”  c\u00a0d e f g"
+    (result,) = scorer.score(["a b c d e f g"], [summary])
+    assert result.num_pairs
+    for pair in result.pairs:
+        start, end = pair.answer_span
+        assert summary[start:end] == pair.answer
+
+
+def test_round_trip_keeps_the_pairs_that_the_model_answers_alike(scorer):
+    config = QualsConfig(round_trip=True, document_answers=True, variant="answers")
+    for summary, result in zip(SUMMARIES, QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES), strict=True):
+        questions = [pair.question for pair in result.pairs]
+        (from_summary,) = scorer.model.answer([summary], [questions])
+        assert all(same_answer(pair.answer, answer) for pair, answer in zip(result.pairs, from_summary, strict=True))
+        counts = {
+            name: value for name, value in vars(result.selection).items() if name not in ("kept", "num_generated")
+        }
+        assert result.selection.num_generated == sum(counts.values()) + result.num_pairs
+
+
+def test_document_answers_are_what_the_model_answers_from_the_document(scorer):
+    config = QualsConfig(document_answers=True)
+    for document, result in zip(DOCUMENTS, QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES), strict=True):
+        (by_hand,) = scorer.model.answer([document], [[pair.question for pair in result.pairs]])
+        assert [pair.document_answer for pair in result.pairs] == by_hand
+
+
+def test_long_document_is_read_where_it_speaks_of_the_summary():
+    config = QualsConfig(passage_words=8)
+    scorer = QualsScorer(tiny_qagen("llama"), config)
+    document = (
+        "it rained for days in the far north of the land. " * 12 + "lewis said klitschko is hurt. " + "no more. " * 9
+    )
+    (result,) = scorer.score([document], ["klitschko is hurt a b c"])
+    read = " ".join(document[start:end] for start, end in result.passages)
+    assert "klitschko is hurt" in read
+    assert len(read) < len(document) / 2
+    (alone,) = QualsScorer(scorer.model, QualsConfig()).score([read], ["klitschko is hurt a b c"])
+    assert result.score == pytest.approx(alone.score, abs=1e-4)
+
+
+def test_calibrated_result_says_what_it_means(scorer):
+    config = QualsConfig(variant="answers", calibration=Calibration(slope=10.0, intercept=-5.0))
+    results = QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES)
+    for result in results:
+        expected = 1 / (1 + math.exp(5 - 10 * result.score))
+        assert result.probability == pytest.approx(expected)
+        assert result.verdict == ("supported" if result.score >= 0.5 else "doubtful")
+        blamed = min(result.pairs, key=lambda pair: pair.support)
+        assert result.pair_to_blame == (blamed if blamed.support < 0.5 else None)
+    (unasked,) = QualsScorer(scorer.model, config).score(["joshua"], ["1234"])
+    assert (unasked.verdict, unasked.probability) == ("no pairs", None)

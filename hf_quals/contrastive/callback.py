@@ -7,7 +7,6 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -472,10 +471,7 @@ class QualsCallback(TrainerCallback):
     def _scorer_settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"score": type(self).__qualname__}
         if self.scorer is not None:
-            numbers = {
-                part.name: getattr(self.scorer, part.name) for part in fields(self.scorer) if part.name != "model"
-            }
-            settings |= {**numbers, "model": self.scorer.model.model.config._name_or_path}
+            settings |= self.scorer.settings()
         return settings
 
     def _running(self) -> ContrastiveSeq2SeqTrainer:

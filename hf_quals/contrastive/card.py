@@ -63,7 +63,7 @@ def _section(trainer: ContrastiveSeq2SeqTrainer, base: str) -> str:
         scorer = callback.scorer
         lines.append(f"- S+ and S-: {', '.join(f'{name} {value}' for name, value in callback.settings().items())}")
         if scorer is not None:
-            lines.append(f"- score: QUALS, variant {scorer.variant}, at most {scorer.max_pairs} pairs")
+            lines.append(f"- score: QUALS, variant {scorer.config.variant}, at most {scorer.config.max_pairs} pairs")
         if callback.state is not None:
             lines += ["", "Means of the scores at each refresh:", "", markdown(callback.state.history)]
         evaluations = _first_and_last_evaluation(trainer.state.log_history)

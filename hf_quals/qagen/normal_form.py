@@ -33,6 +33,11 @@ class NormalText:
     original: str
     origins: tuple[tuple[int, int], ...]
 
+    @classmethod
+    def as_it_is(cls, text: str) -> NormalText:
+        """A text that stays as it is."""
+        return cls(text, text, tuple((place, place + 1) for place in range(len(text))))
+
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The span of `original` that `text[start:end]` (not empty) stands for."""
         return self.origins[start][0], self.origins[end - 1][1]
@@ -118,7 +123,7 @@ def _joints(words: list[str]) -> list[bool]:
         before = words[number - 1] if number else ""
         after = words[number + 1] if number + 1 < len(words) else ""
         if _CLOSES.fullmatch(word):
-            inside_number = word in {",", ".", ":"} and before[-1:].isdigit() and _continues_number(word, after)
+            inside_number = word in {",", ".", ":"} and _is_one_number(before, word, after)
             join(True, number, inside_number)
         elif _OPENS.fullmatch(word):
             join(False, number, True)
@@ -139,8 +144,10 @@ def _joints(words: list[str]) -> list[bool]:
     return joints
 
 
-def _continues_number(mark: str, after: str) -> bool:
-    return bool(re.fullmatch(r"\d{3}\D?.*" if mark == "," else r"\d.*", after))
+def _is_one_number(before: str, mark: str, after: str) -> bool:
+    if mark == ",":  # of thousands
+        return bool(re.search(r"(^|\D)\d{1,3}(,\d{3})*$", before) and re.match(r"\d{3}(?!\d)", after))
+    return before[-1:].isdigit() and after[:1].isdigit()
 
 
 def _is_money(words: list[str], number: int) -> bool:

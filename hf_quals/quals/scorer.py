@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, ClassVar
 
 import torch
 
+from ..qagen.loading import base_and_adapter, find_file
 from ..qagen.model import QAGenModel, QAPair
-from ..qagen.template import QATemplate
-from ..scorers import check_texts
-from .pairs import select_pairs
+from ..qagen.normal_form import NormalText, normalize
+from ..qagen.template import EncodedText, QATemplate
+from ..scorers import Scorer, check_texts
+from .config import CONFIG_FILE, QualsConfig
+from .forms import VARIANTS, Calibration
+from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
+from .passages import select_passages
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class ScoredPair:
         summary_log_probs (`tuple[float, ...]`): log p(token | summary, tokens before), one a token.
         document_log_probs (`tuple[float, ...]`): log p(token | document, tokens before), one a token.
         answer_start (`int`): Index of the answer's first token.
+        answer_span (`tuple[int, int]`, *optional*): Where the answer first occurs in the summary, in characters.
+        document_answer (`str`, *optional*): What the model answers from the document; `None` if it was not asked.
     """
 
     question: str
@@ -36,21 +45,55 @@ class ScoredPair:
     summary_log_probs: tuple[float, ...]
     document_log_probs: tuple[float, ...]
     answer_start: int
+    answer_span: tuple[int, int] | None = None
+    document_answer: str | None = None
 
     @property
     def summary_score(self) -> float:
         """Mean of log p(token | summary) over the pair's tokens."""
-        return _mean(self.summary_log_probs)
+        return fmean(self.summary_log_probs)
 
     @property
     def document_score(self) -> float:
         """Mean of log p(token | document) over the pair's tokens."""
-        return _mean(self.document_log_probs)
+        return fmean(self.document_log_probs)
 
     @property
     def score(self) -> float:
         """`document_score - summary_score`: far below 0 betrays a pair that the document does not support."""
         return self.document_score - self.summary_score
+
+    @property
+    def answer_log_ratio(self) -> float:
+        """log p(answer | question, document) - log p(answer | question, summary), summed over the answer's tokens."""
+        start = self.answer_start
+        return math.fsum(self.document_log_probs[start:]) - math.fsum(self.summary_log_probs[start:])
+
+    @property
+    def support(self) -> float:
+        """
+        How much of the answer's probability is left when the document is asked, `min(1, exp(answer_log_ratio))`; 1 if
+        the document's own answer says the same in other form.
+        """
+        if self.document_answer is not None and same_answer(self.answer, self.document_answer):
+            return 1.0
+        return math.exp(min(self.answer_log_ratio, 0.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON's types."""
+        return {
+            "question": self.question,
+            "answer": self.answer,
+            "score": self.score,
+            "summary_score": self.summary_score,
+            "document_score": self.document_score,
+            "support": self.support,
+            "document_answer": self.document_answer,
+            "tokens": list(self.tokens),
+            "summary_log_probs": list(self.summary_log_probs),
+            "document_log_probs": list(self.document_log_probs),
+            "answer_start": self.answer_start,
+        }
 
 
 @dataclass(frozen=True)
@@ -59,27 +102,22 @@ class QualsResult:
     QUALS of one summary, and all it rests on.
 
     Args:
-        score (`float`): The score; higher is better, 0 means "as plausible from the document as from the summary".
-            NaN if no pair was kept.
+        score (`float`): The score; higher is better. NaN if no pair was kept.
         pairs (`tuple[ScoredPair, ...]`): The kept pairs.
-        num_generated (`int`): How many sequences were generated from the summary.
-        num_unparsable (`int`): How many of them are not a question and an answer.
-        num_not_in_summary (`int`): How many have an answer that the summary does not hold.
-        num_duplicate (`int`): How many repeat another pair.
-        num_surplus (`int`): How many good pairs were more than the most to keep.
+        selection (`PairSelection`): The kept pairs as they were generated, and what became of the others.
         document_truncated (`bool`): Whether the document was cut to the model's context.
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
+        passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
+        calibration (`Calibration`, *optional*): How the score reads as a probability.
     """
 
     score: float
     pairs: tuple[ScoredPair, ...]
-    num_generated: int
-    num_unparsable: int
-    num_not_in_summary: int
-    num_duplicate: int
-    num_surplus: int
+    selection: PairSelection
     document_truncated: bool
     summary_truncated: bool
+    passages: tuple[tuple[int, int], ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -87,85 +125,55 @@ class QualsResult:
         return len(self.pairs)
 
     @property
+    def probability(self) -> float | None:
+        """The probability that people would call the summary consistent; `None` without score or calibration."""
+        if self.calibration is None or math.isnan(self.score):
+            return None
+        return self.calibration.probability(self.score)
+
+    @property
+    def verdict(self) -> str | None:
+        """`"supported"`, `"doubtful"` or `"no pairs"`; `None` without calibration."""
+        if not self.pairs:
+            return "no pairs"
+        if self.calibration is None:
+            return None
+        return "supported" if self.calibration.probability(self.score) >= self.calibration.threshold else "doubtful"
+
+    @property
     def worst_pair(self) -> ScoredPair | None:
-        """The pair to blame: the one with the lowest score, `None` if there are no pairs."""
-        return min(self.pairs, key=lambda pair: pair.score, default=None)
+        """The pair with the least support (of equals, with the lowest score), `None` if there are no pairs."""
+        return min(self.pairs, key=self._rank, default=None)
+
+    def _rank(self, pair: ScoredPair) -> tuple[float, float]:
+        # Without calibration the score is the published one, which weighs whole pairs.
+        return (pair.score, 0.0) if self.calibration is None else (pair.support, pair.score)
+
+    @property
+    def pair_to_blame(self) -> ScoredPair | None:
+        """The worst pair, if the calibration's threshold calls it unsupported; without calibration the worst pair."""
+        worst = self.worst_pair
+        if worst is None or self.calibration is None:
+            return worst
+        return worst if worst.support < self.calibration.pair_threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
-        fields = {name: value for name, value in vars(self).items() if name != "pairs"}
-        fields["score"] = None if math.isnan(self.score) else self.score
-        pairs = [
-            {
-                "question": pair.question,
-                "answer": pair.answer,
-                "score": pair.score,
-                "summary_score": pair.summary_score,
-                "document_score": pair.document_score,
-                "tokens": list(pair.tokens),
-                "summary_log_probs": list(pair.summary_log_probs),
-                "document_log_probs": list(pair.document_log_probs),
-                "answer_start": pair.answer_start,
-            }
-            for pair in self.pairs
-        ]
-        return {**fields, "num_pairs": self.num_pairs, "pairs": pairs}
-
-
-def quals(pairs: Sequence[ScoredPair]) -> float:
-    r"""
-    QUALS as published (https://huggingface.co/papers/2105.04623, equation 1).
-
-    `mean over pairs of (mean over the pair's tokens of log p(w | document) - mean of log p(w | summary))`
-
-    Args:
-        pairs (`Sequence[ScoredPair]`): The kept pairs of one summary.
-
-    Returns:
-        `float`: the score, NaN without a pair.
-    """
-    return _mean([pair.score for pair in pairs])
-
-
-def log_ratio(pairs: Sequence[ScoredPair]) -> float:
-    r"""
-    The mean over pairs of log p(pair | document) - log p(pair | summary), the log-ratio of whole pairs.
-
-    Unlike [`quals`] the tokens of a pair are summed and not averaged, so that one wrong name weighs as much in a long
-    question as in a short one. With `max_pairs=20` it agrees better with people than the published form on CNN/DM's
-    summaries of several sentences, and worse on XSum's single ones (`docs/quality.md`).
-
-    Args:
-        pairs (`Sequence[ScoredPair]`): The kept pairs of one summary.
-
-    Returns:
-        `float`: the score, NaN without a pair.
-    """
-    return _mean([math.fsum(pair.document_log_probs) - math.fsum(pair.summary_log_probs) for pair in pairs])
-
-
-def worst_pair(pairs: Sequence[ScoredPair]) -> float:
-    r"""
-    The lowest score of a pair, `min over pairs of (mean of log p(w | document) - mean of log p(w | summary))`.
-
-    A summary of one sentence is wrong as soon as one of its facts is; the mean of [`quals`] lets the pairs about its
-    right facts outvote the one about the wrong. Agrees better with people than the published form on XSum's single
-    sentences, and worse on CNN/DM's summaries of several (`docs/quality.md`).
-
-    Args:
-        pairs (`Sequence[ScoredPair]`): The kept pairs of one summary.
-
-    Returns:
-        `float`: the score, NaN without a pair.
-    """
-    return min((pair.score for pair in pairs), default=math.nan)
-
-
-VARIANTS = {"quals": quals, "log_ratio": log_ratio, "worst_pair": worst_pair}
+        counts = {name: value for name, value in vars(self.selection).items() if name != "kept"}
+        return {
+            "score": None if math.isnan(self.score) else self.score,
+            "probability": self.probability,
+            "verdict": self.verdict,
+            **counts,
+            "document_truncated": self.document_truncated,
+            "summary_truncated": self.summary_truncated,
+            "num_pairs": self.num_pairs,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
 
 
 @dataclass
-class QualsScorer:
+class QualsScorer(Scorer):
     """
     Scores summaries against their documents (https://huggingface.co/papers/2105.04623).
 
@@ -174,18 +182,7 @@ class QualsScorer:
 
     Args:
         model (`QAGenModel`): The model that writes and scores pairs.
-        num_beams (`int`, *optional*, defaults to 60): Sequences generated from a summary.
-        num_beam_groups (`int`, *optional*, defaults to 60): Groups of beams that avoid each other's tokens.
-        diversity_penalty (`float`, *optional*, defaults to 0.5): Strength of the Hamming diversity of the groups.
-        min_new_tokens (`int`, *optional*, defaults to 8): The least tokens of a pair.
-        max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a pair.
-        max_pairs (`int`, *optional*, defaults to 10): The most pairs a score rests on.
-        max_length (`int`, *optional*, defaults to 1024): The most tokens of a document or summary with its markers.
-        variant (`str`, *optional*, defaults to `"quals"`): How pairs become a score: `"quals"`, as published
-            ([`quals`]), `"log_ratio"` ([`log_ratio`]) or `"worst_pair"` ([`worst_pair`]).
-
-    Raises:
-        `ValueError`: if a number is out of range or the variant is unknown.
+        config (`QualsConfig`, *optional*): Every number of the score; the published form if left out.
 
     Example:
 
@@ -194,45 +191,30 @@ class QualsScorer:
     >>> scorer = QualsScorer.from_pretrained()
     >>> document, summary = "Lewis believes that Klitschko is hurt.", "Klitschko believes that Lewis is hurt."
     >>> result = scorer.score([document], [summary])[0]
-    >>> result.score, result.worst_pair
+    >>> result.score, result.verdict, result.worst_pair
     ```
     """
 
     model: QAGenModel
-    num_beams: int = 60
-    num_beam_groups: int = 60
-    diversity_penalty: float = 0.5
-    min_new_tokens: int = 8
-    max_new_tokens: int = 60
-    max_pairs: int = 10
-    max_length: int = 1024
-    variant: str = "quals"
+    config: QualsConfig = field(default_factory=QualsConfig)
 
-    def __post_init__(self):
-        for name in ("num_beams", "num_beam_groups", "max_new_tokens", "max_pairs", "max_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_beams % self.num_beam_groups:
-            raise ValueError(
-                f"num_beams={self.num_beams} must be a multiple of num_beam_groups={self.num_beam_groups}."
-            )
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."
-            )
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
+    name: ClassVar[str] = "quals"  # type: ignore[misc]
+    reads_references: ClassVar[bool] = False  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike | None = None,
         *,
+        config: QualsConfig | None = None,
         adapter: str | os.PathLike | None = None,
         template: QATemplate | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
-        **numbers: Any,
+        num_beams: int | None = None,
+        max_pairs: int | None = None,
+        max_length: int | None = None,
+        variant: str | None = None,
     ) -> QualsScorer:
         """
         Loads the QAGen model (see [`QAGenModel.from_pretrained`]) and makes a scorer of it.
@@ -240,16 +222,38 @@ class QualsScorer:
         Args:
             name_or_path, adapter, template, dtype, device:
                 Which model, and where; the package's default model if left out.
-            **numbers: Fields of [`QualsScorer`], such as `max_pairs`.
+            config (`QualsConfig`, *optional*):
+                Every number of the score. Left out: the `quals_config.json` of adapter or model; the published form
+                for those that have none.
+            num_beams, max_pairs, max_length, variant (*optional*):
+                Take the place of the configuration's.
+
+        Raises:
+            `OSError`: if the model or one of its files cannot be found.
+            `ValueError`: if a number is out of range; before a model is loaded.
         """
-        # Wrong numbers are refused before a model is loaded.
-        cls(model=None, **numbers)  # type: ignore[arg-type]
+        options = {"num_beams": num_beams, "max_pairs": max_pairs, "max_length": max_length, "variant": variant}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        QualsConfig(**given)  # refuses what is out of range before anything is looked for
+        config = replace(find_config(name_or_path, adapter) if config is None else config, **given)
         model = QAGenModel.from_pretrained(
             name_or_path, adapter=adapter, template=template, dtype=dtype, device=device
         )
-        return cls(model=model, **numbers)
+        return cls(model, config)
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[QualsResult]:
+    def settings(self) -> dict[str, Any]:
+        """The configuration, and the model's name and type."""
+        model = self.model.model
+        return {**self.config.to_dict(), "model": model.config._name_or_path, "dtype": str(model.dtype)}
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[QualsResult]:
         """
         Scores each summary against the document at the same index.
 
@@ -259,6 +263,7 @@ class QualsScorer:
         Args:
             documents (`Sequence[str]`): The documents.
             summaries (`Sequence[str]`): As many summaries.
+            references (`Sequence[str]`, *optional*): Not read.
             batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
 
         Returns:
@@ -268,73 +273,145 @@ class QualsScorer:
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
         """
         check_texts(documents, summaries, batch_size)
-        distinct_summaries = list(dict.fromkeys(summaries))
-        encoded_summaries = self.model.encode(distinct_summaries, self.max_length)
+        asked = self._ask({summary: self._normal(summary) for summary in summaries}, batch_size)
+        normal = {document: self._normal(document) for document in documents}
+        passages = {
+            (document, summary): self._passages(normal[document].text, asked[summary].text.text)
+            for document, summary in dict.fromkeys(zip(documents, summaries, strict=True))
+        }
+        # What is read: of each document or choice of passages the pairs of all its summaries, each pair once.
+        contexts = {key: _join(normal[key[0]].text, spans) for key, spans in passages.items()}
+        wanted: dict[str, dict[tuple[int, ...], QAPair]] = {context: {} for context in contexts.values()}
+        for (_, summary), context in contexts.items():
+            wanted[context].update((pair.token_ids, pair) for pair in asked[summary].selection.kept)
+        read = self._read(wanted, batch_size)
+        return [
+            self._result(
+                asked[summary], read[contexts[document, summary]], normal[document], passages[document, summary]
+            )
+            for document, summary in zip(documents, summaries, strict=True)
+        ]
+
+    def _normal(self, text: str) -> NormalText:
+        # A text of nothing but invisible characters has no normal form.
+        normal = normalize(text) if self.config.normal_form else None
+        return normal if normal is not None and normal.text else NormalText.as_it_is(text)
+
+    def _passages(self, document: str, summary: str) -> tuple[tuple[int, int], ...]:
+        if self.config.passage_words is None:
+            return ((0, len(document)),)
+        return tuple(select_passages(document, summary, self.config.passage_words))
+
+    def _ask(self, summaries: dict[str, NormalText], batch_size: int) -> dict[str, _Asked]:
+        """Pairs of each distinct summary."""
+        config = self.config
+        encoded = self.model.encode([text.text for text in summaries.values()], config.max_length)
         generated = self.model.generate(
-            encoded_summaries,
-            num_beams=self.num_beams,
-            num_beam_groups=self.num_beam_groups,
-            diversity_penalty=self.diversity_penalty,
-            min_new_tokens=self.min_new_tokens,
-            max_new_tokens=self.max_new_tokens,
+            encoded,
+            num_beams=config.num_beams,
+            num_beam_groups=config.num_beam_groups or config.num_beams,
+            diversity_penalty=config.diversity_penalty,
+            min_new_tokens=config.min_new_tokens,
+            max_new_tokens=config.max_new_tokens,
             batch_size=batch_size,
         )
-        selections = {
-            summary: select_pairs(pairs, summary, self.max_pairs)
-            for summary, pairs in zip(distinct_summaries, generated, strict=True)
-        }
-        summary_truncated = {
-            summary: encoded.truncated for summary, encoded in zip(distinct_summaries, encoded_summaries, strict=True)
-        }
-
-        # The pairs of all summaries of a document, each pair once.
-        wanted: dict[str, dict[tuple[int, ...], QAPair]] = {document: {} for document in documents}
-        for document, summary in zip(documents, summaries, strict=True):
-            wanted[document].update((pair.token_ids, pair) for pair in selections[summary].kept)
-        encoded_documents = self.model.encode(list(wanted), self.max_length)
-        log_probs = self.model.log_probs(
-            encoded_documents, [list(pairs.values()) for pairs in wanted.values()], batch_size=batch_size
-        )
-        document_log_probs = {
-            (document, token_ids): values
-            for (document, pairs), row in zip(wanted.items(), log_probs, strict=True)
-            for token_ids, values in zip(pairs, row, strict=True)
-        }
-        document_truncated = {
-            document: encoded.truncated for document, encoded in zip(wanted, encoded_documents, strict=True)
+        # A round trip drops some: more are taken to it.
+        most = config.max_pairs * (2 if config.round_trip else 1)
+        selections = [
+            select_pairs(pairs, text.text, most, facts_first=config.facts_first)
+            for text, pairs in zip(summaries.values(), generated, strict=True)
+        ]
+        if config.round_trip:
+            questions = [[pair.question for pair in selection.kept] for selection in selections]
+            answers = self.model.answer(encoded, questions, batch_size=batch_size)
+            selections = [
+                keep_round_trips(selection, dict(zip(asked, found, strict=True)), config.max_pairs)
+                for selection, asked, found in zip(selections, questions, answers, strict=True)
+            ]
+        return {
+            summary: _Asked(text, selection, context.truncated)
+            for (summary, text), selection, context in zip(summaries.items(), selections, encoded, strict=True)
         }
 
-        results = []
-        for document, summary in zip(documents, summaries, strict=True):
-            selection = selections[summary]
-            pairs = tuple(
-                self._scored_pair(pair, document_log_probs[document, pair.token_ids]) for pair in selection.kept
+    def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
+        """Log-probabilities of the pairs wanted of each context, and what the context answers to their questions."""
+        pairs = [list(part.values()) for part in wanted.values()]
+        encoded: list[EncodedText] = self.model.encode(list(wanted), self.config.max_length)
+        log_probs = self.model.log_probs(encoded, pairs, batch_size=batch_size)
+        answers: list[dict[str, str]] = [{} for _ in pairs]
+        if self.config.document_answers:
+            questions = [list(dict.fromkeys(pair.question for pair in part)) for part in pairs]
+            # Each question has its own copy of the context while it is answered.
+            found = self.model.answer(encoded, questions, batch_size=max(batch_size // 4, 1))
+            answers = [dict(zip(*row, strict=True)) for row in zip(questions, found, strict=True)]
+        return {
+            context: _Read(dict(zip(part, row, strict=True)), answered, text.truncated)
+            for (context, part), row, answered, text in zip(wanted.items(), log_probs, answers, encoded, strict=True)
+        }
+
+    def _result(
+        self, asked: _Asked, read: _Read, document: NormalText, passages: tuple[tuple[int, int], ...]
+    ) -> QualsResult:
+        pairs = tuple(
+            ScoredPair(
+                question=pair.question,
+                answer=pair.answer,
+                tokens=tuple(str(self.model.tokenizer.decode([token])) for token in pair.token_ids),
+                summary_log_probs=pair.log_probs,
+                document_log_probs=read.log_probs[pair.token_ids],
+                answer_start=pair.answer_start,
+                answer_span=_find(pair.answer, asked.text),
+                document_answer=read.answers.get(pair.question),
             )
-            results.append(
-                QualsResult(
-                    score=VARIANTS[self.variant](pairs),
-                    pairs=pairs,
-                    num_generated=selection.num_generated,
-                    num_unparsable=selection.num_unparsable,
-                    num_not_in_summary=selection.num_not_in_summary,
-                    num_duplicate=selection.num_duplicate,
-                    num_surplus=selection.num_surplus,
-                    document_truncated=document_truncated[document],
-                    summary_truncated=summary_truncated[summary],
-                )
-            )
-        return results
-
-    def _scored_pair(self, pair: QAPair, document_log_probs: tuple[float, ...]) -> ScoredPair:
-        return ScoredPair(
-            question=pair.question,
-            answer=pair.answer,
-            tokens=tuple(str(self.model.tokenizer.decode([token])) for token in pair.token_ids),
-            summary_log_probs=pair.log_probs,
-            document_log_probs=document_log_probs,
-            answer_start=pair.answer_start,
+            for pair in asked.selection.kept
+        )
+        return QualsResult(
+            score=VARIANTS[self.config.variant](pairs),
+            pairs=pairs,
+            selection=asked.selection,
+            document_truncated=read.truncated,
+            summary_truncated=asked.truncated,
+            passages=tuple(document.original_span(start, end) for start, end in passages),
+            calibration=self.config.calibration,
         )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+def find_config(
+    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
+) -> QualsConfig:
+    """The `quals_config.json` of an adapter or a model; the published form if they have none."""
+    base, adapter = base_and_adapter(name_or_path, adapter)
+    for place in (adapter, base):
+        if place is not None and (path := find_file(place, CONFIG_FILE)):
+            return QualsConfig.from_file(path)
+    return QualsConfig()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A summary, its pairs, and whether it was cut."""
+
+    text: NormalText
+    selection: PairSelection
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a context gives: log-probabilities by a pair's tokens, answers by question, and whether it was cut."""
+
+    log_probs: dict[tuple[int, ...], tuple[float, ...]]
+    answers: dict[str, str]
+    truncated: bool
+
+
+def _join(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    return " ".join(text[start:end] for start, end in spans)
+
+
+def _find(answer: str, text: NormalText) -> tuple[int, int] | None:
+    """Where an answer first stands in the user's own text, as a word where it can."""
+    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.text, re.IGNORECASE) or re.search(
+        re.escape(answer), text.text, re.IGNORECASE
+    )
+    return None if found is None else text.original_span(*found.span())

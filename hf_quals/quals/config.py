@@ -1,0 +1,120 @@
+"""Every number of the score, saved beside a model as `quals_config.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .forms import VARIANTS, Calibration
+
+
+CONFIG_FILE = "quals_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualsConfig:
+    """
+    How QUALS is computed. The defaults are the published form (https://huggingface.co/papers/2105.04623), which any
+    model without a `quals_config.json` gets.
+
+    Parameters that control the generation of pairs:
+
+    Args:
+        num_beams (`int`, *optional*, defaults to 60): Sequences generated from a summary.
+        num_beam_groups (`int`, *optional*): Groups of beams that avoid each other's tokens; one beam a group if left
+            out.
+        diversity_penalty (`float`, *optional*, defaults to 0.5): Strength of the Hamming diversity of the groups.
+        min_new_tokens (`int`, *optional*, defaults to 8): The least tokens of a pair.
+        max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a pair.
+
+        > Parameters that control what is read, and which pairs count
+
+        normal_form (`bool`, *optional*, defaults to `False`): Whether texts are brought into normal form
+            ([`~hf_quals.qagen.normal_form.normalize`]) before they are tokenized and searched.
+        max_length (`int`, *optional*, defaults to 1024): The most tokens of a document or summary with its markers.
+        passage_words (`int`, *optional*): About how many words of a longer document are read: the passages that share
+            most with the summary ([`~hf_quals.quals.passages.select_passages`]). Left out: the document from its
+            beginning, as far as `max_length` goes.
+        max_pairs (`int`, *optional*, defaults to 10): The most pairs a score rests on.
+        facts_first (`bool`, *optional*, defaults to `False`): Whether pairs whose answer holds a name or a number go
+            before others, and questions that are none are left out.
+        round_trip (`bool`, *optional*, defaults to `False`): Whether a pair counts only if the model, asked its
+            question about the summary, gives its answer back.
+
+        > Parameters that control the score
+
+        variant (`str`, *optional*, defaults to `"published"`): How pairs become a score, a name of
+            `hf_quals.quals.forms.VARIANTS`.
+        document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
+            document, too: the explanation of a low score, and full support where the document's own answer is the
+            summary's, whatever its tokens cost.
+        calibration ([`~hf_quals.quals.forms.Calibration`], *optional*): How a score reads as a probability that people
+            would call the summary consistent.
+
+    Raises:
+        `ValueError`: if a number is out of range or the variant is unknown.
+    """
+
+    num_beams: int = 60
+    num_beam_groups: int | None = None
+    diversity_penalty: float = 0.5
+    min_new_tokens: int = 8
+    max_new_tokens: int = 60
+    normal_form: bool = False
+    max_length: int = 1024
+    passage_words: int | None = None
+    max_pairs: int = 10
+    facts_first: bool = False
+    round_trip: bool = False
+    variant: str = "published"
+    document_answers: bool = False
+    calibration: Calibration | None = None
+
+    def __post_init__(self):
+        for name in ("num_beams", "max_new_tokens", "max_pairs", "max_length", "num_beam_groups", "passage_words"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.num_beam_groups is not None and self.num_beams % self.num_beam_groups:
+            raise ValueError(
+                f"num_beams={self.num_beams} must be a multiple of num_beam_groups={self.num_beam_groups}."
+            )
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."
+            )
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON's types."""
+        return asdict(self)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Writes `quals_config.json` into `save_directory`."""
+        path = Path(save_directory, CONFIG_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> QualsConfig:
+        """
+        Reads a `quals_config.json`.
+
+        Raises:
+            [`InputError`]: if the file is not a JSON object of fields of [`QualsConfig`].
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if values.get("calibration") is not None:
+                values["calibration"] = Calibration(**values["calibration"])
+            return cls(**values)
+        except (TypeError, AttributeError, ValueError) as error:
+            known = ", ".join(field.name for field in fields(cls))
+            raise InputError(f"{path} is no configuration of QUALS: {error}. Its fields are {known}.") from error

@@ -1,0 +1,104 @@
+"""From pairs to a score, and from a score to what it says: pure functions.
+
+Each form is a function of the kept pairs of one summary, NaN without a pair; higher is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol
+
+
+class PairScores(Protocol):
+    """What a form reads of a pair: see [`~hf_quals.quals.scorer.ScoredPair`]."""
+
+    @property
+    def summary_log_probs(self) -> Sequence[float]: ...
+    @property
+    def document_log_probs(self) -> Sequence[float]: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def support(self) -> float: ...
+
+
+Pairs = Sequence[PairScores]
+
+
+def published(pairs: Pairs) -> float:
+    r"""
+    QUALS as published (https://huggingface.co/papers/2105.04623, equation 1).
+
+    `mean over pairs of (mean over the pair's tokens of log p(w | document) - mean of log p(w | summary))`
+
+    0 means "as plausible from the document as from the summary".
+    """
+    return fmean(pair.score for pair in pairs) if pairs else math.nan
+
+
+def log_ratio(pairs: Pairs) -> float:
+    r"""
+    The log-ratio of whole pairs, `mean over pairs of (log p(pair | document) - log p(pair | summary))`.
+
+    Unlike in [`published`] the tokens of a pair are summed and not averaged: one wrong name weighs as much in a long
+    question as in a short one.
+    """
+    ratios = [math.fsum(pair.document_log_probs) - math.fsum(pair.summary_log_probs) for pair in pairs]
+    return fmean(ratios) if ratios else math.nan
+
+
+def worst_pair(pairs: Pairs) -> float:
+    r"""
+    The lowest score of a pair, `min over pairs of (mean of log p(w | document) - mean of log p(w | summary))`.
+
+    A summary is wrong as soon as one of its facts is; but one misread pair decides alone, which the mean forgives.
+    """
+    return min((pair.score for pair in pairs), default=math.nan)
+
+
+def answers(pairs: Pairs) -> float:
+    r"""
+    The share of its answers' probability that the summary keeps when the document is asked.
+
+    `mean over pairs of min(1, p(answer | question, document) / p(answer | question, summary))`
+
+    Answers alone, since a question may be an odd one to ask about a long document and true none the less; bounded,
+    since a log-ratio without floor lets one misread answer outweigh nine that are supported. Lies in [0, 1]; 1 means
+    "the document gives every answer of the summary".
+    """
+    return fmean(pair.support for pair in pairs) if pairs else math.nan
+
+
+VARIANTS: dict[str, Callable[[Pairs], float]] = {
+    "published": published,
+    "log_ratio": log_ratio,
+    "worst_pair": worst_pair,
+    "answers": answers,
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """
+    How a score reads: logistic regression of people's judgements on it (Platt scaling).
+
+    `p(people call the summary consistent) = 1 / (1 + exp(-(slope * score + intercept)))`
+
+    Args:
+        slope (`float`): Of the score.
+        intercept (`float`): Where the probability is one half.
+        threshold (`float`, *optional*, defaults to 0.5): Below this probability a summary is doubtful.
+        pair_threshold (`float`, *optional*, defaults to 0.5): Below this support a pair is to blame.
+    """
+
+    slope: float
+    intercept: float
+    threshold: float = 0.5
+    pair_threshold: float = 0.5
+
+    def probability(self, score: float) -> float:
+        """The probability that people would call a summary of this score consistent; NaN for NaN."""
+        return 1 / (1 + math.exp(-(self.slope * score + self.intercept)))

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from hf_quals import QualsConfig
+from hf_quals.errors import InputError
+from hf_quals.quals.forms import Calibration
+
+
+def test_defaults_are_the_published_form():
+    config = QualsConfig()
+    assert (config.num_beams, config.num_beam_groups, config.diversity_penalty) == (60, None, 0.5)
+    assert (config.min_new_tokens, config.max_new_tokens, config.max_pairs, config.max_length) == (8, 60, 10, 1024)
+    assert config.variant == "published"
+    assert not any((config.normal_form, config.facts_first, config.round_trip, config.document_answers))
+    assert config.passage_words is config.calibration is None
+
+
+def test_configuration_survives_its_file(tmp_path):
+    config = QualsConfig(num_beams=30, variant="answers", calibration=Calibration(3.0, -1.5, 0.4))
+    config.save_pretrained(tmp_path / "new")
+    assert QualsConfig.from_file(tmp_path / "new" / "quals_config.json") == config
+
+
+@pytest.mark.parametrize(
+    "content", ["not json", "[1]", '{"colour": "blue"}', '{"num_beams": 0}', '{"calibration": {}}']
+)
+def test_broken_file_is_named(tmp_path, content):
+    path = tmp_path / "quals_config.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"quals_config\.json is no configuration of QUALS: .* Its fields are"):
+        QualsConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_beams": 0}, "num_beams must be at least 1"),
+        ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
+        ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
+        ({"passage_words": 0}, "passage_words must be at least 1"),
+        ({"variant": "magic"}, "variant must be one of published, log_ratio"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        QualsConfig(**numbers)
+
+
+def test_calibration_is_logistic():
+    calibration = Calibration(slope=2.0, intercept=-1.0)
+    assert calibration.probability(0.5) == pytest.approx(0.5)
+    assert calibration.probability(1.0) == pytest.approx(0.7310585786)
+    assert json.loads(json.dumps(QualsConfig(calibration=calibration).to_dict()))["calibration"]["slope"] == 2.0
