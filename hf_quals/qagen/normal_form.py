@@ -82,16 +82,26 @@ def normalize(text: str) -> NormalText:
 _NOT_DECOMPOSED = ("<super>", "<sub>", "<fraction>")
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))
 _LOOK_ALIKES = {ord(dash): "-" for dash in "\u2010\u2011\u2012\u2013\u2212"} | {ord("\u00b4"): "'", ord("\u2032"): "'"}
+_MOST_PASSES = 8
 _TREEBANK = {"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _normal_word(word: str) -> str:
-    if not word.isascii() or "&" in word:
-        word = ftfy.fix_text(word, normalization="NFC", uncurl_quotes=True).translate(_LOOK_ALIKES | _INVISIBLE)
-        runs = ("".join(run) if keeps else unicodedata.normalize("NFKC", "".join(run)) for keeps, run in _runs(word))
-        word = "".join("".join(runs).split())
+    # What one pass mends may show the next one more to mend.
+    for _ in range(_MOST_PASSES):
+        before, word = word, _one_pass(word)
+        if word == before:
+            break
     return _TREEBANK.get(word, word)
+
+
+def _one_pass(word: str) -> str:
+    if word.isascii() and "&" not in word:
+        return word
+    word = ftfy.fix_text(word, normalization="NFC", uncurl_quotes=True).translate(_LOOK_ALIKES | _INVISIBLE)
+    runs = ("".join(run) if keeps else unicodedata.normalize("NFKC", "".join(run)) for keeps, run in _runs(word))
+    return "".join("".join(runs).split())
 
 
 def _runs(word: str) -> Iterator[tuple[bool, Iterator[str]]]:
