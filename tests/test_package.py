@@ -1,9 +1,22 @@
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import hf_quals
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def draw_imports():
+    spec = importlib.util.spec_from_file_location("draw_imports", DOCS / "draw_imports.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_import_loads_neither_torch_nor_transformers():
@@ -19,3 +32,25 @@ def test_every_public_name_can_be_imported(name):
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Quals'"):
         hf_quals.Quals  # noqa: B018
+
+
+def test_drawing_of_imports_is_of_todays_imports(draw_imports):
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert draw_imports.redrawn(page) == page, "Run: python docs/draw_imports.py"
+
+
+def test_drawing_of_imports_leaves_the_text_around_it(draw_imports):
+    page = f"before\n{draw_imports.START}an old drawing\n{draw_imports.END}\nafter\n"
+    drawn = draw_imports.redrawn(page)
+    assert drawn.startswith(f"before\n{draw_imports.START}\n### Rooms\n")
+    assert drawn.endswith(f"{draw_imports.END}\nafter\n")
+    assert "    quals_scorer --> quals_pairs\n" in drawn
+    assert "an old drawing" not in drawn
+
+
+def test_drawing_of_rooms_leaves_out_arrows_that_a_longer_way_shows(draw_imports):
+    chain = [("cli", "quals"), ("quals", "qagen"), ("qagen", "errors")]
+    assert draw_imports._shortest([*chain, ("cli", "qagen"), ("cli", "errors"), ("cli", "files")]) == [
+        *chain,
+        ("cli", "files"),
+    ]
