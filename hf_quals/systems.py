@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .comparing.rows import Source
 from .errors import InputError
-from .quals.files import Source
 
 
 @dataclass(frozen=True)

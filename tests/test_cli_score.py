@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_quals.comparing.rows import Source, check
 from hf_quals.errors import InputError
-from hf_quals.quals.files import Source, check
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from hf_quals import QualsScorer
 from hf_quals.cli import app
+from hf_quals.comparing.rows import Source
 from hf_quals.evaluation import bootstrap_interval, paired_test
+from hf_quals.files import markdown_table
 from hf_quals.judges.factcc import FactccScorer
-from hf_quals.quals.files import Source
-from hf_quals.reports import markdown_table
 from hf_quals.systems import compare
 
 
@@ -355,7 +355,7 @@ def test_references_of_some_documents_alone_are_refused(tmp_path):
         (["--names", "A"], "2 systems need as many --names, separated by commas; got 1"),
         (["--names", "A,A"], "Each system needs a name of its own"),
         (["--names", "A,"], "Each system needs a name of its own"),
-        (["--output", "table.txt"], "--output must end in .md or .csv or .json"),
+        (["--output", "table.txt"], "table.txt must end in .md or .csv or .json"),
         (["--output", "no-such-folder/table.md"], "no-such-folder does not exist"),
         (["--resume"], "--resume goes with --output"),
         (["--resume", "--overwrite", "--output", "table.md"], "not with --overwrite"),

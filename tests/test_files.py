@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_quals.comparing.partial import PartialScores
+from hf_quals.comparing.rows import Source, check
 from hf_quals.errors import InputError
-from hf_quals.quals.files import PartialScores, Source, check
 
 
 SCORES = pa.schema([("quals", pa.float64()), ("quals_document_truncated", pa.bool_())])
@@ -133,4 +134,4 @@ def test_statistics_leave_out_and_count_rows_without_a_score(tmp_path):
     partial.append([scores(-0.5), scores(None) | {"quals_document_truncated": True}, scores(-0.25)])
     statistics = partial.finish(source_of(path), checked, SCORES)
     assert (statistics.num_rows, statistics.num_unscored, statistics.mean) == (3, 1, -0.375)
-    assert (statistics.num_documents_truncated, statistics.num_summaries_truncated) == (1, 0)
+    assert statistics.num_true == {"quals_document_truncated": 1}

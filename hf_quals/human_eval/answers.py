@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparing.rows import Source
 from ..errors import InputError
-from ..quals.files import Source
 from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
 
 
@@ -97,72 +97,72 @@ def read_all_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 
 def _read_page_answers(path: Path, key: Key) -> Answers:
-    found = _read_json(path, ANSWERS_KIND, {"study": str, "annotator": str, "answers": dict})
-    _check_study(str(path), found["study"], key)
+    page = _read_json(path, ANSWERS_KIND, {"study": str, "annotator": str, "answers": dict})
+    _check_study(str(path), page["study"], key)
     choices: Choices = {}
-    for number, answers in found["answers"].items():
+    for number, answers in page["answers"].items():
         item = _item(f"{path}, item {number}", number, key)
         choices[item] = {
             _criterion(f"{path}, item {number}", criterion): _choice(f"{path}, item {number}, {criterion}", choice)
             for criterion, choice in answers.items()
         }
-    return Answers(found["annotator"].strip(), choices)
+    return Answers(page["annotator"].strip(), choices)
 
 
 def _read_csv(path: Path, key: Key) -> Answers:
     choices: Choices = {}
-    for place, row in Source(str(path), "document", "A").rows():
+    for location, row in Source(str(path), "document", "A").rows():
         missing = [column for column in ("study", "item", *CRITERIA) if column not in row]
         if missing:
             raise InputError(
-                f"{place}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
+                f"{location}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
                 "commas between cells."
             )
-        _check_study(place, row["study"], key)
-        item = _item(place, row["item"], key)
+        _check_study(location, row["study"], key)
+        item = _item(location, row["item"], key)
         if item in choices:
-            raise InputError(f"{place}: item {item} again.")
+            raise InputError(f"{location}: item {item} again.")
         cells = {criterion: row[criterion].strip() for criterion in CRITERIA}
         choices[item] = {
-            criterion: _choice(f"{place}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
+            criterion: _choice(f"{location}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
         }
     return Answers(path.stem, choices)
 
 
 def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the {kind}, a JSON file: {error}.") from error
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        has = found.get("kind", "something else") if isinstance(found, dict) else "something else"
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        has = content.get("kind", "something else") if isinstance(content, dict) else "something else"
         raise InputError(f"{path}: expected the {kind}, got {has}.")
     for name, value_type in fields.items():
-        if not isinstance(found.get(name), value_type):
+        if not isinstance(content.get(name), value_type):
             raise InputError(f"{path}: {name!r} is missing or damaged. Use the file as it was saved.")
-    return found
+    return content
 
 
-def _check_study(place: str, study: str, key: Key) -> None:
+def _check_study(location: str, study: str, key: Key) -> None:
     if study != key.study:
-        raise InputError(f"{place}: answers of the study {study!r}, but the key is of {key.study!r}.")
+        raise InputError(f"{location}: answers of the study {study!r}, but the key is of {key.study!r}.")
 
 
-def _item(place: str, number: str, key: Key) -> int:
+def _item(location: str, number: str, key: Key) -> int:
     item = int(number) if number.isdecimal() else 0
     if item not in key.swapped:
-        raise InputError(f"{place}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
+        raise InputError(f"{location}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
     return item
 
 
-def _criterion(place: str, criterion: str) -> str:
+def _criterion(location: str, criterion: str) -> str:
     if criterion not in CRITERIA:
-        raise InputError(f"{place}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
+        raise InputError(f"{location}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
     return criterion
 
 
-def _choice(place: str, given: str) -> str:
+def _choice(location: str, given: str) -> str:
     for choice in CHOICES:
         if given.casefold() == choice.casefold():
             return choice
-    raise InputError(f"{place}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")
+    raise InputError(f"{location}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")

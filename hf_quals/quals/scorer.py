@@ -13,6 +13,7 @@ import torch
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.template import QATemplate
 from ..scorers import check_texts
+from .columns import plain_values
 from .pairs import select_pairs
 
 
@@ -93,23 +94,7 @@ class QualsResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
-        fields = {name: value for name, value in vars(self).items() if name != "pairs"}
-        fields["score"] = None if math.isnan(self.score) else self.score
-        pairs = [
-            {
-                "question": pair.question,
-                "answer": pair.answer,
-                "score": pair.score,
-                "summary_score": pair.summary_score,
-                "document_score": pair.document_score,
-                "tokens": list(pair.tokens),
-                "summary_log_probs": list(pair.summary_log_probs),
-                "document_log_probs": list(pair.document_log_probs),
-                "answer_start": pair.answer_start,
-            }
-            for pair in self.pairs
-        ]
-        return {**fields, "num_pairs": self.num_pairs, "pairs": pairs}
+        return plain_values(self)
 
 
 def quals(pairs: Sequence[ScoredPair]) -> float:
