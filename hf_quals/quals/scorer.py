@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 
@@ -183,6 +183,9 @@ class QualsScorer:
     ```
     """
 
+    name: ClassVar[str] = "quals"
+    reads_references: ClassVar[bool] = False
+
     model: QAGenModel
     num_beams: int = 60
     num_beam_groups: int = 60
@@ -234,7 +237,19 @@ class QualsScorer:
         )
         return cls(model=model, **numbers)
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[QualsResult]:
+    def settings(self) -> dict[str, Any]:
+        """All that scores depend on: the model's name, the type of its weights, and the numbers of the method."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        return {"model": self.model.model.name_or_path, "dtype": str(self.model.model.dtype), **numbers}
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[QualsResult]:
         """
         Scores each summary against the document at the same index.
 
@@ -244,6 +259,7 @@ class QualsScorer:
         Args:
             documents (`Sequence[str]`): The documents.
             summaries (`Sequence[str]`): As many summaries.
+            references (`Sequence[str]`, *optional*): Not read.
             batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
 
         Returns:
