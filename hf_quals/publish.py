@@ -217,7 +217,8 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
         if api.repo_exists(repo_id, repo_type=repo_type):
             if not update:
                 raise PublishError(
-                    f"The {repo_type} {repo_id} exists. Pass `update=True` to replace files in it, or another `repo_id`."
+                    f"The {repo_type} {repo_id} exists. Pass `update=True` to replace files in it, or another "
+                    "`repo_id`."
                 )
             if private and not api.repo_info(repo_id, repo_type=repo_type).private:
                 raise PublishError(f"The {repo_type} {repo_id} is public, and `private=True` does not change that.")

@@ -17,7 +17,6 @@ from hf_quals import QualsScorer
 from hf_quals.cli import app
 from hf_quals.comparing.rows import Source
 from hf_quals.evaluation import bootstrap_interval, paired_test
-from hf_quals.files import markdown_table
 from hf_quals.judges.factcc import FactccScorer
 from hf_quals.systems import compare
 
@@ -191,15 +190,6 @@ def test_one_system_is_not_compared(systems):
     assert status == 0
     header = [cell.strip() for cell in printed.splitlines()[0].split("|")[1:-1]]
     assert header == ["judge", "system", "mean", "95 % interval", "unscored"]
-
-
-def test_markdown_table_is_aligned_and_escapes_its_bars():
-    assert markdown_table(["a", "b"], [["x|y", "1"], ["z", "22"]]).splitlines() == [
-        "| a    |  b |",
-        "| ---- | -: |",
-        "| x\\|y |  1 |",
-        "| z    | 22 |",
-    ]
 
 
 # Judges
