@@ -274,7 +274,7 @@ def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert result.stdout.strip() == "2 False"
-    assert "line 1: column 'document' is empty" in result.stderr
+    assert "line 1: column 'document' must hold text, got ''" in result.stderr
     assert not list(tmp_path.glob("out*"))
 
 

@@ -47,12 +47,18 @@ BAD_FILES = {
     "json.jsonl": (b'{"document": "a", "summary": "b"}\n\n{"document": ', "json.jsonl, line 3: invalid JSON"),
     "list.jsonl": (b"[1, 2]\n", "list.jsonl, line 1: expected a JSON object, got list"),
     "column.jsonl": (b'{"document": "a"}\n', "column.jsonl, line 1: no column 'summary'. The row has 'document'"),
-    "blank.jsonl": (b'{"document": " ", "summary": "b"}\n', "blank.jsonl, line 1: column 'document' is empty"),
-    "number.jsonl": (b'{"document": "a", "summary": 3}\n', "line 1: column 'summary' must hold text, got int"),
+    "blank.jsonl": (
+        b'{"document": " ", "summary": "b"}\n',
+        "blank.jsonl, line 1: column 'document' must hold text, got ' '",
+    ),
+    "number.jsonl": (b'{"document": "a", "summary": 3}\n', "line 1: column 'summary' must hold text, got 3"),
     "taken.jsonl": (b'{"document": "a", "summary": "b", "quals": 1}', "column 'quals' would be overwritten"),
     "utf8.jsonl": (b'{"document": "\xff"}', "utf8.jsonl, line 1: not UTF-8"),
     "cells.csv": (b"document,summary\na,b\nc\n", "cells.csv, line 3: 1 cells, but the header has 2"),
-    "quoted.csv": (b'document,summary\n"a\nb",c\nd,""\n', "quoted.csv, line 4: column 'summary' is empty"),
+    "quoted.csv": (
+        b'document,summary\n"a\nb",c\nd,""\n',
+        "quoted.csv, line 4: column 'summary' must hold text, got ''",
+    ),
     "surrogate.jsonl": (
         b'{"document": "a", "summary": "\\ud800"}',
         "surrogate.jsonl, line 1: column 'summary' holds half of a surrogate pair",
@@ -127,7 +133,7 @@ def test_folder_is_read_as_a_dataset_and_its_bad_row_is_an_input_error(tmp_path)
     folder = tmp_path / "dataset"
     folder.mkdir()
     write_jsonl(folder / "train.jsonl", [PAIR, {"document": "c", "summary": " "}])
-    with pytest.raises(InputError, match=r"dataset \(train\), row 2: column 'summary' is empty"):
+    with pytest.raises(InputError, match=r"dataset \(train\), row 2: column 'summary' must hold text, got ' '"):
         check(source_of(folder), (), tmp_path / "out.jsonl")
     (folder / "train.jsonl").write_text('{"document": "a", "summary": "b"\n')
     with pytest.raises(InputError, match=r"dataset \(train\), row 1: cannot be read"):

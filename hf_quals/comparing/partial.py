@@ -116,13 +116,13 @@ class PartialScores(RowScores):
 
         def joined() -> Iterator[tuple[str, Row]]:
             digest = hashlib.sha256()
-            for located, scores in itertools.zip_longest(source.rows(), self.rows()):
-                if located is None or scores is None:
+            for placed, scores in itertools.zip_longest(source.rows(), self.rows()):
+                if placed is None or scores is None:
                     raise changed
-                location, row = located
-                digest.update(fingerprint(row, location))
+                place, row = placed
+                digest.update(fingerprint(row, place))
                 statistics.add(scores)
-                yield location, {**row, **scores}
+                yield place, {**row, **scores}
             if digest.hexdigest() != checked.sha256:
                 raise changed
 
@@ -139,7 +139,7 @@ class PartialScores(RowScores):
 
 def _write_jsonl(path: Path, rows: Iterator[tuple[str, Row]], schema: None) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(to_json(row, location) + "\n" for location, row in rows)
+        file.writelines(to_json(row, place) + "\n" for place, row in rows)
 
 
 def _write_parquet(path: Path, rows: Iterator[tuple[str, Row]], schema: pa.Schema) -> None:

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import reprlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,18 +65,18 @@ class Source:
 
 
 def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
-    for location, text in _lines(path):
+    for place, text in _lines(path):
         if not text.strip():
             continue
         try:
             row = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"{location}: invalid JSON: {error.msg} at character {error.pos + 1}.") from error
+            raise InputError(f"{place}: invalid JSON: {error.msg} at character {error.pos + 1}.") from error
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
-            raise InputError(f"{location}: JSON that cannot be read: {error}.") from error
+            raise InputError(f"{place}: JSON that cannot be read: {error}.") from error
         if not isinstance(row, dict):
-            raise InputError(f"{location}: expected a JSON object, got {type(row).__name__}.")
-        yield location, row
+            raise InputError(f"{place}: expected a JSON object, got {type(row).__name__}.")
+        yield place, row
 
 
 def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
@@ -120,27 +121,25 @@ def _dataset_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
     except Exception as error:  # what a dataset raises depends on its builder, here and below
         raise InputError(f"{path}: neither a file nor a dataset that can be loaded: {error}") from error
     for number in itertools.count(1):
-        location = f"{path} ({split}), row {number}"
+        place = f"{path} ({split}), row {number}"
         try:
             row = next(dataset, None)
         except Exception as error:
-            raise InputError(f"{location}: cannot be read: {error}") from error
+            raise InputError(f"{place}: cannot be read: {error}") from error
         if row is None:
             return
-        yield location, row
+        yield place, row
 
 
 def _lines(path: str) -> Iterator[tuple[str, str]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            location = f"{path}, line {number}"
+            place = f"{path}, line {number}"
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{location}: not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}."
-                ) from error
-            yield location, text.removeprefix("\ufeff") if number == 1 else text
+                raise InputError(f"{place}: not UTF-8: byte {line[error.start]:#04x} at {error.start + 1}.") from error
+            yield place, text.removeprefix("\ufeff") if number == 1 else text
 
 
 @dataclass(frozen=True)
@@ -175,11 +174,11 @@ def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Check
     num_rows = 0
     rows = source.rows()
     while block := list(itertools.islice(rows, ROWS_AT_ONCE)):
-        for location, row in block:
-            _check_row(source, location, row, score_columns)
-            digest.update(fingerprint(row, location))
+        for place, row in block:
+            _check_row(source, place, row, score_columns)
+            digest.update(fingerprint(row, place))
             if not to_parquet:
-                to_json(row, location)
+                to_json(row, place)
         num_rows += len(block)
         if to_parquet and Path(source.path).suffix != ".parquet":
             try:
@@ -197,17 +196,21 @@ def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Check
     return Checked(num_rows, digest.hexdigest(), schema)
 
 
-def _check_row(source: Source, location: str, row: Row, score_columns: tuple[str, ...]) -> None:
+def check_text(place: str, row: Row, column: str) -> None:
+    """Raises [`InputError`] for a row that lacks a column, or holds no text in it, or only white space."""
+    if column not in row:
+        raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
+    if not isinstance(row[column], str) or not row[column].strip():
+        raise InputError(f"{place}: column {column!r} must hold text, got {reprlib.repr(row[column])}.")
+    fingerprint({column: row[column]}, place)
+
+
+def _check_row(source: Source, place: str, row: Row, score_columns: tuple[str, ...]) -> None:
     for column in (source.document_column, source.summary_column):
-        if column not in row:
-            raise InputError(f"{location}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
-        if not isinstance(row[column], str):
-            raise InputError(f"{location}: column {column!r} must hold text, got {type(row[column]).__name__}.")
-        if not row[column].strip():
-            raise InputError(f"{location}: column {column!r} is empty.")
+        check_text(place, row, column)
     for column in score_columns:
         if column in row:
-            raise InputError(f"{location}: the column {column!r} would be overwritten. Rename it.")
+            raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
 
 
 def _inferred_schema(rows: list[Row]) -> pa.Schema:
@@ -216,14 +219,14 @@ def _inferred_schema(rows: list[Row]) -> pa.Schema:
     return pa.Table.from_pylist([columns | row for row in rows]).schema
 
 
-def fingerprint(row: Row, location: str) -> bytes:
+def fingerprint(row: Row, place: str) -> bytes:
     """What tells a row from others, whatever its columns hold."""
     try:
         return json.dumps(row, ensure_ascii=False, default=repr).encode() + b"\n"
     except UnicodeEncodeError as error:
         column = next(name for name in row if _has_surrogate(name) or _has_surrogate(row[name]))
         raise InputError(
-            f"{location}: column {column!r} holds half of a surrogate pair, which is no character."
+            f"{place}: column {column!r} holds half of a surrogate pair, which is no character."
         ) from error
 
 
@@ -231,12 +234,12 @@ def _has_surrogate(value: Any) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in json.dumps(value, ensure_ascii=False, default=repr))
 
 
-def to_json(row: Row, location: str) -> str:
+def to_json(row: Row, place: str) -> str:
     """The row as a line of JSON, dates and times in ISO 8601."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, (datetime.date, datetime.time)):
             return value.isoformat()
-        raise InputError(f"{location}: JSON cannot hold a value of type {type(value).__name__}. Write Parquet.")
+        raise InputError(f"{place}: JSON cannot hold a value of type {type(value).__name__}. Write Parquet.")
 
     return json.dumps(row, ensure_ascii=False, default=plain)

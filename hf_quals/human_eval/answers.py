@@ -111,20 +111,20 @@ def _read_page_answers(path: Path, key: Key) -> Answers:
 
 def _read_csv(path: Path, key: Key) -> Answers:
     choices: Choices = {}
-    for location, row in Source(str(path), "document", "A").rows():
+    for place, row in Source(str(path), "document", "A").rows():
         missing = [column for column in ("study", "item", *CRITERIA) if column not in row]
         if missing:
             raise InputError(
-                f"{location}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
+                f"{place}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
                 "commas between cells."
             )
-        _check_study(location, row["study"], key)
-        item = _item(location, row["item"], key)
+        _check_study(place, row["study"], key)
+        item = _item(place, row["item"], key)
         if item in choices:
-            raise InputError(f"{location}: item {item} again.")
+            raise InputError(f"{place}: item {item} again.")
         cells = {criterion: row[criterion].strip() for criterion in CRITERIA}
         choices[item] = {
-            criterion: _choice(f"{location}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
+            criterion: _choice(f"{place}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
         }
     return Answers(path.stem, choices)
 
@@ -143,26 +143,26 @@ def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]
     return content
 
 
-def _check_study(location: str, study: str, key: Key) -> None:
+def _check_study(place: str, study: str, key: Key) -> None:
     if study != key.study:
-        raise InputError(f"{location}: answers of the study {study!r}, but the key is of {key.study!r}.")
+        raise InputError(f"{place}: answers of the study {study!r}, but the key is of {key.study!r}.")
 
 
-def _item(location: str, number: str, key: Key) -> int:
+def _item(place: str, number: str, key: Key) -> int:
     item = int(number) if number.isdecimal() else 0
     if item not in key.swapped:
-        raise InputError(f"{location}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
+        raise InputError(f"{place}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
     return item
 
 
-def _criterion(location: str, criterion: str) -> str:
+def _criterion(place: str, criterion: str) -> str:
     if criterion not in CRITERIA:
-        raise InputError(f"{location}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
+        raise InputError(f"{place}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
     return criterion
 
 
-def _choice(location: str, given: str) -> str:
+def _choice(place: str, given: str) -> str:
     for choice in CHOICES:
         if given.casefold() == choice.casefold():
             return choice
-    raise InputError(f"{location}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")
+    raise InputError(f"{place}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")
