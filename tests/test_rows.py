@@ -49,7 +49,7 @@ BAD_FILES = {
     "column.jsonl": (b'{"document": "a"}\n', "column.jsonl, line 1: no column 'summary'. The row has 'document'"),
     "blank.jsonl": (
         b'{"document": " ", "summary": "b"}\n',
-        "blank.jsonl, line 1: column 'document' must hold text, got ' '",
+        "line 1: column 'document' must hold text, got ' '",
     ),
     "number.jsonl": (b'{"document": "a", "summary": 3}\n', "line 1: column 'summary' must hold text, got 3"),
     "taken.jsonl": (b'{"document": "a", "summary": "b", "quals": 1}', "column 'quals' would be overwritten"),
@@ -57,7 +57,7 @@ BAD_FILES = {
     "cells.csv": (b"document,summary\na,b\nc\n", "cells.csv, line 3: 1 cells, but the header has 2"),
     "quoted.csv": (
         b'document,summary\n"a\nb",c\nd,""\n',
-        "quoted.csv, line 4: column 'summary' must hold text, got ''",
+        "line 4: column 'summary' must hold text, got ''",
     ),
     "surrogate.jsonl": (
         b'{"document": "a", "summary": "\\ud800"}',
