@@ -131,7 +131,7 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     if len(different) < num_items:
         raise InputError(
             f"{num_items} items were asked for, but of {len(comparisons)} documents only {len(different)} have two "
-            f"different summaries. Pass smaller `num_items`, or more documents."
+            f"different summaries. Pass a smaller `num_items`, or more documents."
         )
     rng = random.Random(seed)
     drawn = rng.sample(different, num_items)
