@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import re
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import __version__
+from .errors import InputError, PublishError
 
 
 if TYPE_CHECKING:
-    from .quals.files import Checked, Source
-    from .quals.scorer import QualsResult, QualsScorer
+    from .quals.scorer import QualsScorer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
 app.add_typer(human_eval, name="human-eval")
 
-_BATCHES_AT_ONCE = 4
+# What errors of the library name, and how.
+_ARGUMENT = re.compile(r"`(names|num_items|overwrite|path|private|repo_id|resume|update)(?:=True)?`")
 
 
 def _print_version(value: bool) -> None:
@@ -124,32 +124,44 @@ def score(
         raise _refusal("Pass either INPUT or --document and --summary, not both.")
     if output is None:
         raise _refusal("Pass --output FILE.jsonl or FILE.parquet for the scored rows.")
-    if output.suffix not in (".jsonl", ".parquet"):
-        raise _refusal(f"--output must end in .jsonl or .parquet, got {output}.")
     if resume and overwrite:
         raise _refusal("Pass either --resume or --overwrite, not both.")
 
-    from .errors import InputError
-    from .quals.files import Source
+    from .comparing.rows import Source
+    from .comparing.score_file import score_file
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
+    state = _distributed_state(device)
     try:
-        _score_rows(
+        statistics = score_file(
             load,
             Source(source, document_column, summary_column, split),
             output,
-            settings,
+            settings=settings,
             with_pairs=pairs,
             resume=resume,
             overwrite=overwrite,
-            device=device,
             batch_size=batch_size,
+            state=state,
         )
     except (InputError, OSError) as error:
         raise _refusal(str(error)) from error
     except KeyboardInterrupt:
         raise _refusal("Stopped. Go on with the same command and --resume.", code=130) from None
+    if state is not None:
+        # A process that exits while its peers still talk to it is aborted.
+        state.wait_for_everyone()
+        state.destroy_process_group()
+        if not state.is_main_process:
+            return
+    print(
+        f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
+        f"{statistics.num_unscored} unscored, {statistics.num_true['quals_document_truncated']} documents and "
+        f"{statistics.num_true['quals_summary_truncated']} summaries truncated"
+        + (f", {statistics.seconds / statistics.num_new:.2f} s a summary" if statistics.num_new else "")
+        + (f" on {state.num_processes} processes" if state else "")
+    )
 
 
 def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> None:
@@ -158,190 +170,19 @@ def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> 
     for number, summary in enumerate(summaries, start=1):
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
+    from .quals.explain import as_table, as_text, heading
+
     results = load().score([document] * len(summaries), summaries, batch_size=batch_size)
-    if sys.stdout.isatty():
-        for summary, result in zip(summaries, results, strict=True):
-            _print_table(summary, result)
-    else:
-        print("\n\n".join(describe(summary, result) for summary, result in zip(summaries, results, strict=True)))
-
-
-def describe(summary: str, result: QualsResult) -> str:
-    """One result as text: the score, every pair with its two scores, and the pair to blame."""
-    lines = _heading(summary, result)
-    if result.pairs:
-        lines.append("\n  mean log p given the")
-        lines.append("  summary  document  difference  pair")
-    for pair in result.pairs:
-        blame = "  <- to blame" if pair is result.worst_pair else ""
-        lines.append(
-            f"  {pair.summary_score:7.2f}  {pair.document_score:8.2f}  {pair.score:10.2f}  "
-            f"{pair.question} — {pair.answer}{blame}"
-        )
-    return "\n".join(lines)
-
-
-def _print_table(summary: str, result: QualsResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("question", "answer", caption="mean log p of a pair given the summary and given the document")
-    for name in ("summary", "document", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for pair in result.pairs:
-        blamed = pair is result.worst_pair
-        scores = (f"{value:.2f}" for value in (pair.summary_score, pair.document_score, pair.score))
-        answer = f"{pair.answer}\n<- to blame" if blamed else pair.answer
-        # Text: what a model wrote is no markup of rich.
-        table.add_row(Text(pair.question), Text(answer), *scores, style="bold red" if blamed else None)
-    print("\n".join(_heading(summary, result)))
-    if result.pairs:
-        Console().print(table)
-    print()
-
-
-def _heading(summary: str, result: QualsResult) -> list[str]:
-    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
-    if not result.pairs:
-        lines[1] = (
-            f"QUALS:   none: of {result.selection.num_generated} generated sequences "
-            f"{result.selection.num_unparsable} are no pair, "
-            f"{result.selection.num_not_in_summary} have an answer that is not in the summary"
-        )
-    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
-        if truncated:
-            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
-    return lines
-
-
-def _score_rows(
-    load, source: Source, output: Path, settings: dict[str, Any], *, with_pairs, resume, overwrite, device, batch_size
-) -> None:
-    from .errors import InputError
-    from .quals.files import PartialScores, check
-
-    schema = _score_schema(with_pairs)
-    state = _distributed_state(device)
-    is_main = state is None or state.is_main_process
-
-    def prepare() -> tuple[PartialScores, Checked, int | None]:
-        """All that can go wrong before a model is loaded. Returns how many rows are scored; `None`: begin anew."""
-        checked = check(source, tuple(schema.names), output)
-        header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
-        header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
-        partial = PartialScores(output, header)
-        interrupted = partial.path.exists()
-        if interrupted and not (resume or overwrite):
-            raise InputError(f"{partial.path} holds scores of an interrupted run. Pass --resume or --overwrite.")
-        if output.exists() and not overwrite and not (resume and interrupted):
-            raise InputError(f"{output} exists, and no run was interrupted. Pass --overwrite to replace it.")
-        if not os.access(output.parent, os.W_OK):
-            raise InputError(f"{output}: the folder {output.parent} does not exist or cannot be written to.")
-        if resume and interrupted:
-            return partial, checked, partial.resume()
-        return partial, checked, None
-
-    plan: dict[str, Any] = {}
-    if is_main:
-        try:
-            partial, checked, done = prepare()
-            plan = {"done": done or 0, "num_rows": checked.num_rows}
-        except (InputError, OSError) as error:
-            plan = {"error": str(error)}
-    plan = _from_main(state, plan)
-    if "error" in plan:
-        raise InputError(plan["error"])
-
-    seconds = 0.0
-    missing = plan["num_rows"] - plan["done"]
-    if missing:
-        scorer = load()
-        if is_main and done is None:
-            # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
-            partial.start()
-        append = partial.append if is_main else None
-        started = time.perf_counter()
-        _score_missing(scorer, source, append, state, plan["done"], plan["num_rows"], with_pairs, batch_size)
-        seconds = time.perf_counter() - started
-    if state is not None:
-        # A process that exits while its peers still talk to it is aborted.
-        state.wait_for_everyone()
-        state.destroy_process_group()
-    if not is_main:
+    if not sys.stdout.isatty():
+        print("\n\n".join(map(as_text, summaries, results)))
         return
-    statistics = partial.finish(source, checked, schema)
-    print(
-        f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
-        f"{statistics.num_unscored} unscored, {statistics.num_documents_truncated} documents and "
-        f"{statistics.num_summaries_truncated} summaries truncated"
-        + (f", {seconds / missing:.2f} s a summary" if missing else "")
-        + (f" on {state.num_processes} processes" if state else "")
-    )
+    from rich.console import Console
 
-
-def _score_missing(
-    scorer: QualsScorer, source: Source, append, state, done: int, num_rows: int, with_pairs: bool, batch_size: int
-) -> None:
-    """Scores the rows behind the first `done` ones chunk by chunk; the main process appends them to the file."""
-    from tqdm import tqdm
-
-    num_processes = state.num_processes if state else 1
-    rows = itertools.islice(source.rows(), done, None)
-    with tqdm(total=num_rows, initial=done, desc="QUALS", unit=" summaries", disable=append is None) as progress:
-        while chunk := list(itertools.islice(rows, _BATCHES_AT_ONCE * batch_size * num_processes)):
-            texts = [source.texts(row) for _, row in chunk]
-            scores = _score_chunk(scorer, texts, state, with_pairs, batch_size)
-            if append is not None:
-                append(scores)
-            progress.update(len(chunk))
-
-
-def _score_chunk(scorer: QualsScorer, texts, state, with_pairs: bool, batch_size: int) -> list[dict[str, Any]]:
-    """Scores of all rows of a chunk, each process computing its part."""
-
-    def score_part(part) -> list[dict[str, Any]]:
-        results = scorer.score([text[0] for text in part], [text[1] for text in part], batch_size=batch_size)
-        return [_columns(result, with_pairs) for result in results]
-
-    if state is None:
-        return score_part(texts)
-    from accelerate.utils import gather_object
-
-    # Not split_between_processes: that of accelerate 1.10 repeats the last row where rows are fewer than processes.
-    first, last = (len(texts) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1))
-    return gather_object(score_part(texts[first:last]))
-
-
-def _columns(result: QualsResult, with_pairs: bool) -> dict[str, Any]:
-    fields = result.to_dict()
-    columns = {
-        "quals": fields["score"],
-        "quals_num_pairs": fields["num_pairs"],
-        "quals_document_truncated": fields["document_truncated"],
-        "quals_summary_truncated": fields["summary_truncated"],
-    }
-    if with_pairs:
-        columns["quals_pairs"] = fields["pairs"]
-    return columns
-
-
-def _score_schema(with_pairs: bool):
-    import pyarrow as pa
-
-    fields = [
-        ("quals", pa.float64()),
-        ("quals_num_pairs", pa.int64()),
-        ("quals_document_truncated", pa.bool_()),
-        ("quals_summary_truncated", pa.bool_()),
-    ]
-    if with_pairs:
-        numbers = pa.list_(pa.float64())
-        pair = [("question", pa.string()), ("answer", pa.string()), ("score", pa.float64())]
-        pair += [("summary_score", pa.float64()), ("document_score", pa.float64()), ("tokens", pa.list_(pa.string()))]
-        pair += [("summary_log_probs", numbers), ("document_log_probs", numbers), ("answer_start", pa.int64())]
-        fields.append(("quals_pairs", pa.list_(pa.struct(pair))))
-    return pa.schema(fields)
+    for summary, result in zip(summaries, results, strict=True):
+        print(heading(summary, result))
+        if result.pairs:
+            Console().print(as_table(result))
+        print()
 
 
 def _distributed_state(device: str | None):
@@ -355,14 +196,6 @@ def _distributed_state(device: str | None):
     # On CPUs PartialState finds one process unless it is told so, and each would take itself for the main one.
     use_cpu = device == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
-
-
-def _from_main(state, value):
-    if state is None:
-        return value
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]
 
 
 @app.command()
@@ -426,8 +259,7 @@ def evaluate(
         from .evaluation import evaluate as evaluate_systems
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
-    from .errors import InputError
-    from .quals.files import Source
+    from .comparing.rows import Source
     from .systems import compare
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -476,9 +308,8 @@ def make(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in the folder.")] = False,
 ) -> None:
     """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
-    from .errors import InputError
+    from .comparing.rows import Source
     from .human_eval.study import CELL_LIMIT, differs, draw, write_study
-    from .quals.files import Source
     from .systems import compare
 
     try:
@@ -513,7 +344,6 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and the picture.")] = False,
 ) -> None:
     """Unblind answers: shares of better, equal and worse, sign tests, and agreement between annotators."""
-    from .errors import InputError
     from .human_eval.answers import read_all_answers, read_key
 
     try:
@@ -543,7 +373,6 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, list what would go up, and stop.")] = False,
 ) -> None:
     """Publish a metric as a Space, or a model or adapter, on the Hub."""
-    from .errors import PublishError
     from .publish import prepare, upload
 
     try:
@@ -565,7 +394,8 @@ def _text(value: str) -> str:
 
 
 def _refusal(message: str, code: int = 2) -> typer.Exit:
-    """Says on standard error, once for all processes, what is wrong."""
+    """Says on standard error, once for all processes, what is wrong; arguments become the options they are here."""
+    message = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')}", message)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"Error: {message}", file=sys.stderr)
     return typer.Exit(code)

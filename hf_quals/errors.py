@@ -1,4 +1,7 @@
-"""Errors that mean "mend what was given and try again": a command shows their message, and no traceback."""
+"""Errors that mean "mend what was given and try again": a command shows their message, and no traceback.
+
+A message names an argument in backticks, `overwrite=True`, which a command turns into its option, --overwrite.
+"""
 
 
 class InputError(ValueError):

@@ -20,9 +20,11 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 from . import __version__
+from .comparing.partial import RowScores
+from .comparing.reports import check_outputs, check_suffix, write_files
+from .comparing.rows import Row
 from .errors import InputError
-from .quals.files import Row, RowScores
-from .reports import check_outputs, check_suffix, markdown_table, write_files
+from .files import markdown_table
 from .systems import Comparison
 
 
@@ -343,7 +345,7 @@ def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwri
     Raises:
         [`InputError`]: if the output cannot be written, is an input, or would replace what it may not.
     """
-    check_suffix("--output", output, (".md", ".csv", ".json"))
+    check_suffix(output, (".md", ".csv", ".json"))
     folder = output.with_name(output.name + ".scores")
     if folder.exists() and not (resume or overwrite):
         raise InputError(f"{folder} holds scores of an earlier run. Pass --resume or --overwrite.")

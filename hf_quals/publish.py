@@ -94,15 +94,15 @@ class Publication:
         return "\n".join([*lines, f"{sum(sizes):>{width},}  bytes to the {self.kind.repo_type} {self.repo_id}"])
 
 
-def prepare(kind: str, repo_id: str, folder: str | Path | None = None) -> Publication:
+def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publication:
     """
     Checks a folder, without the Hub: the files and the card of its kind, no pickle, nothing that looks like a secret.
 
     Args:
         kind (`str`): `"metric"`, `"model"` or `"adapter"`.
         repo_id (`str`): Where it goes, `user/name`. For `evaluate.load`, the script of a metric must be `name.py`.
-        folder (`str` or `Path`, *optional*): What is published. Left out, the metric called `name` or the default
-            adapter.
+        path (`str` or `Path`, *optional*): The folder that is published. Left out, that of the metric called `name` or
+            of the default adapter.
 
     Returns:
         [`Publication`]
@@ -119,7 +119,7 @@ def prepare(kind: str, repo_id: str, folder: str | Path | None = None) -> Public
         raise PublishError(str(error)) from error
     if not (user and name):
         raise PublishError(f"The repository must be given as user/name, got {repo_id!r}.")
-    folder = _default_folder(kind, name) if folder is None else Path(folder)
+    folder = _default_folder(kind, name) if path is None else Path(path)
     if not folder.is_dir():
         raise PublishError(f"{folder} is not a folder.")
 
@@ -156,8 +156,8 @@ def _default_folder(kind: str, name: str) -> Path:
         return ADAPTER_FOLDER
     if kind == "metric" and name in metrics.NAMES:
         return Path(metrics.path(name))
-    known = f" or call the repository {', '.join(metrics.NAMES)}" if kind == "metric" else ""
-    raise PublishError(f"Which {kind}? Pass --path FOLDER{known}.")
+    known = f", or call the repository {', '.join(metrics.NAMES)}" if kind == "metric" else ""
+    raise PublishError(f"Which {kind}? Pass the `path` of its folder{known}.")
 
 
 def _card_problems(folder: Path, kind: Kind) -> list[str]:
@@ -217,10 +217,11 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
         if api.repo_exists(repo_id, repo_type=repo_type):
             if not update:
                 raise PublishError(
-                    f"The {repo_type} {repo_id} exists. Pass --update to replace files in it, or another --repo-id."
+                    f"The {repo_type} {repo_id} exists. Pass `update=True` to replace files in it, or another "
+                    "`repo_id`."
                 )
             if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-                raise PublishError(f"The {repo_type} {repo_id} is public, and --private does not change that.")
+                raise PublishError(f"The {repo_type} {repo_id} is public, and `private=True` does not change that.")
         else:
             sdk = "gradio" if repo_type == "space" else None
             api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk)
@@ -249,7 +250,7 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
 def _left(repo_id: str, created: bool) -> str:
     if not created:
         return ""
-    return f"\n{repo_id} was created, and is empty unless only the last answer was lost. Go on with --update."
+    return f"\n{repo_id} was created, and is empty unless only the last answer was lost. Go on with `update=True`."
 
 
 def _refused(error: HfHubHTTPError, repo_id: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from .comparing.rows import Source, check_text
 from .errors import InputError
-from .quals.files import Source
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ def _read(source: Source, reference_column: str | None) -> dict[str, _Row]:
     found: dict[str, _Row] = {}
     for place, row in source.rows():
         for column in (source.document_column, source.summary_column):
-            _check_text(place, row, column)
+            check_text(place, row, column)
         document, summary = source.texts(row)
         if document in found:
             raise InputError(f"{place}: the document of {found[document].place} again. Keep one row a document.")
         reference = None
         if reference_column in row:
-            _check_text(place, row, reference_column)
+            check_text(place, row, reference_column)
             reference = row[reference_column]
         found[document] = _Row(place, summary, reference)
     if not found:
@@ -101,14 +100,3 @@ def _reference(rows: list[_Row]) -> str | None:
         if row.reference != given[0].reference:
             raise InputError(f"{row.place}: another reference than that of {given[0].place}. Keep one a document.")
     return given[0].reference if given else None
-
-
-def _check_text(place: str, row: dict[str, Any], column: str) -> None:
-    if column not in row:
-        raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
-    if not isinstance(row[column], str) or not row[column].strip():
-        raise InputError(f"{place}: column {column!r} must hold text, got {row[column]!r}.")
-    try:
-        row[column].encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place}: column {column!r} holds half of a surrogate pair, no character.") from error

@@ -6,7 +6,7 @@ that can be trusted on rows it was not fitted to.
     python recipes/calibrate.py --scored scored.jsonl --config quals_config.json --picture reliability.png
 
 Rows need the column `consistent` (true or false, by people) beside what `hf-quals score --pairs` adds. A probability
-is a logistic regression on the score (Platt scaling); the verdict's threshold is where balanced accuracy is best, and a
+is a logistic regression on the score (Platt scaling); the verdict's threshold is where balanced accuracy is best; a
 pair is to blame below the support that 9 of 10 pairs of consistent summaries exceed. Reliability and the verdict's
 accuracy are those of five folds, each read by what the other four fitted.
 """

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from hf_quals import QualsScorer
 from hf_quals.cli import app
+from hf_quals.comparing.rows import Source
 from hf_quals.evaluation import bootstrap_interval, paired_test
 from hf_quals.judges.factcc import FactccScorer
-from hf_quals.quals.files import Source
-from hf_quals.reports import markdown_table
 from hf_quals.systems import compare
 
 
@@ -193,15 +192,6 @@ def test_one_system_is_not_compared(systems):
     assert header == ["judge", "system", "mean", "95 % interval", "unscored"]
 
 
-def test_markdown_table_is_aligned_and_escapes_its_bars():
-    assert markdown_table(["a", "b"], [["x|y", "1"], ["z", "22"]]).splitlines() == [
-        "| a    |  b |",
-        "| ---- | -: |",
-        "| x\\|y |  1 |",
-        "| z    | 22 |",
-    ]
-
-
 # Judges
 
 
@@ -355,7 +345,7 @@ def test_references_of_some_documents_alone_are_refused(tmp_path):
         (["--names", "A"], "2 systems need as many --names, separated by commas; got 1"),
         (["--names", "A,A"], "Each system needs a name of its own"),
         (["--names", "A,"], "Each system needs a name of its own"),
-        (["--output", "table.txt"], "--output must end in .md or .csv or .json"),
+        (["--output", "table.txt"], "table.txt must end in .md or .csv or .json"),
         (["--output", "no-such-folder/table.md"], "no-such-folder does not exist"),
         (["--resume"], "--resume goes with --output"),
         (["--resume", "--overwrite", "--output", "table.md"], "not with --overwrite"),

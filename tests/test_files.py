@@ -1,136 +1,43 @@
-import decimal
-import json
-from pathlib import Path
+import math
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from hf_quals.errors import InputError
-from hf_quals.quals.files import PartialScores, Source, check
+from hf_quals.files import markdown_table, nan_to_none, replacing, write_atomically
 
 
-SCORES = pa.schema([("quals", pa.float64()), ("quals_document_truncated", pa.bool_())])
-PAIR = {"document": "a", "summary": "b"}
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "scores.json"
+    write_atomically(path, "é")
+    write_atomically(path, b"\x00")
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+    assert path.read_bytes() == b"\x00"
 
 
-def scores(quals):
-    return {"quals": quals, "quals_document_truncated": False, "quals_summary_truncated": False}
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_writing_that_breaks_off_leaves_what_was_there_and_nothing_beside_it(tmp_path, error):
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 
-def source_of(path):
-    return Source(str(path), "document", "summary")
+def test_only_nan_becomes_none():
+    assert nan_to_none(math.nan) is None
+    for value in (0.0, -1.5, 3, True, "nan", None):
+        assert nan_to_none(value) is value
 
 
-def write_jsonl(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def output_of(source, output, columns=SCORES):
-    """The output's rows when every row scores -0.5."""
-    checked = check(source, tuple(columns.names), output)
-    partial = PartialScores(output, {})
-    partial.start()
-    partial.append([scores(-0.5)] * checked.num_rows)
-    partial.finish(source, checked, columns)
-    if output.suffix == ".parquet":
-        return pq.read_table(output).to_pylist()
-    return [json.loads(line) for line in output.read_text().splitlines()]
-
-
-@pytest.mark.parametrize("apart", [1, 300])
-def test_parquet_has_the_columns_of_all_rows_though_the_first_lacks_them(tmp_path, apart):
-    path = write_jsonl(tmp_path / "in.jsonl", [PAIR] * apart + [PAIR | {"id": 7}])
-    rows = output_of(source_of(path), tmp_path / "out.parquet")
-    assert [row["id"] for row in rows] == [None] * apart + [7]
-    assert list(rows[0]) == ["document", "summary", "id", *SCORES.names]
-
-
-def test_columns_that_only_parquet_can_hold_go_through_to_parquet(tmp_path):
-    row = PAIR | {"image": b"\x00\xff", "price": decimal.Decimal("1.50")}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
-    assert output_of(source_of(tmp_path / "in.parquet"), tmp_path / "out.parquet")[0].items() >= row.items()
-    with pytest.raises(InputError, match="row 1: JSON cannot hold a value of type bytes"):
-        output_of(source_of(tmp_path / "in.parquet"), tmp_path / "out.jsonl")
-
-
-@pytest.mark.parametrize("values", [[1, "one"], [{}], [10**30]])
-def test_what_parquet_cannot_hold_is_refused_at_once(tmp_path, values):
-    path = write_jsonl(tmp_path / "in.jsonl", [PAIR | {"x": value} for value in values])
-    with pytest.raises(InputError, match=r"do not fit into Parquet.*Write \.jsonl"):
-        check(source_of(path), (), tmp_path / "out.parquet")
-
-
-def test_blank_lines_are_no_rows(tmp_path):
-    (tmp_path / "in.csv").write_text("document,summary\na,b\n\nc,d\n\n")
-    (tmp_path / "in.jsonl").write_text(f"\n{json.dumps(PAIR)}\n\n")
-    assert list(source_of(tmp_path / "in.csv").rows()) == [
-        (f"{tmp_path}/in.csv, line 2", PAIR),
-        (f"{tmp_path}/in.csv, line 4", {"document": "c", "summary": "d"}),
+def test_markdown_table_is_aligned_and_keeps_its_cells_apart():
+    assert markdown_table(["a", "b"], [["x|y", "1"], ["z\nz", "22"]]).splitlines() == [
+        "| a    |  b |",
+        "| ---- | -: |",
+        "| x\\|y |  1 |",
+        "| z z  | 22 |",
     ]
-    assert list(source_of(tmp_path / "in.jsonl").rows()) == [(f"{tmp_path}/in.jsonl, line 2", PAIR)]
-
-
-def test_byte_order_mark_belongs_to_no_column(tmp_path):
-    (tmp_path / "in.csv").write_text('\ufeff"document","summary"\r\n"a","b"\r\n', encoding="utf-8")
-    (tmp_path / "in.json").write_text("\ufeff" + json.dumps(PAIR), encoding="utf-8")
-    for name in ("in.csv", "in.json"):
-        assert [row for _, row in source_of(tmp_path / name).rows()] == [PAIR]
-
-
-def test_output_that_would_become_a_part_of_the_input_is_refused(tmp_path):
-    path = write_jsonl(tmp_path / "in.jsonl", [PAIR])
-    for source, output in [(path, path), (tmp_path, tmp_path / "out.jsonl")]:
-        with pytest.raises(InputError, match="would become a part of the input"):
-            check(source_of(source), (), output)
-    assert check(source_of(path), (), tmp_path / "out.jsonl").num_rows == 1
-
-
-def test_folder_is_read_as_a_dataset_and_its_bad_row_is_an_input_error(tmp_path):
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    write_jsonl(folder / "train.jsonl", [PAIR, {"document": "c", "summary": " "}])
-    with pytest.raises(InputError, match=r"dataset \(train\), row 2: column 'summary' is empty"):
-        check(source_of(folder), (), tmp_path / "out.jsonl")
-    (folder / "train.jsonl").write_text('{"document": "a", "summary": "b"\n')
-    with pytest.raises(InputError, match=r"dataset \(train\), row 1: cannot be read"):
-        check(source_of(folder), (), tmp_path / "out.jsonl")
-    with pytest.raises(InputError, match="neither a file nor a dataset"):
-        check(source_of(tmp_path / "nothing"), (), tmp_path / "out.jsonl")
-
-
-def test_input_that_changed_while_it_was_scored_gives_no_output(tmp_path):
-    path = write_jsonl(tmp_path / "in.jsonl", [PAIR, PAIR])
-    checked = check(source_of(path), (), tmp_path / "out.jsonl")
-    for changed in ([PAIR], [PAIR, PAIR | {"summary": "c"}], [PAIR] * 3):
-        write_jsonl(path, changed)
-        partial = PartialScores(tmp_path / "out.jsonl", {})
-        partial.start()
-        partial.append([scores(-0.5)] * 2)
-        with pytest.raises(InputError, match="changed while it was scored"):
-            partial.finish(source_of(path), checked, SCORES)
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial.jsonl"]
-
-
-def test_scores_are_found_again_wherever_the_file_was_cut(tmp_path):
-    partial = PartialScores(tmp_path / "out.jsonl", {"model": "é"})
-    partial.start()
-    partial.append([scores(-0.5), scores(None), scores(-0.25)])
-    whole = partial.path.read_bytes()
-    for length in range(len(whole) + 1):
-        partial.path.write_bytes(whole[:length])
-        done = partial.resume()
-        assert done == max(whole[:length].count(b"\n") - 1, 0)
-        assert [row["quals"] for row in partial.rows()] == [-0.5, None, -0.25][:done]
-
-
-def test_statistics_leave_out_and_count_rows_without_a_score(tmp_path):
-    path = write_jsonl(tmp_path / "in.jsonl", [PAIR] * 3)
-    checked = check(source_of(path), (), tmp_path / "out.jsonl")
-    partial = PartialScores(tmp_path / "out.jsonl", {})
-    partial.start()
-    partial.append([scores(-0.5), scores(None) | {"quals_document_truncated": True}, scores(-0.25)])
-    statistics = partial.finish(source_of(path), checked, SCORES)
-    assert (statistics.num_rows, statistics.num_unscored, statistics.mean) == (3, 1, -0.375)
-    assert (statistics.num_documents_truncated, statistics.num_summaries_truncated) == (1, 0)

@@ -355,7 +355,7 @@ def test_systems_of_one_name_need_names(tmp_path):
     paths = [write_jsonl(tmp_path / folder / "system.jsonl", [folder]) for folder in ("", "other")]
     paths[0].write_text(paths[0].read_text().replace('""', '"first"'))
     status, printed = invoke("make", *paths, "--output", tmp_path / "study", "--num-items", 1)
-    assert (status, "Pass two names with --names" in printed) == (2, True)
+    assert (status, "Pass two different --names" in printed) == (2, True)
 
 
 def test_outputs_are_replaced_only_when_asked_to(study, systems, tmp_path):

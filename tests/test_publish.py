@@ -187,8 +187,12 @@ def test_secrets_are_refused(model_folder, name, content):
         ("metric", "quals", "user/name, got 'quals'"),
         ("metric", "user/quals/main", "namespace/repo_name"),
         ("metric", "user/qu als", "alphanumeric"),
-        ("metric", "user/bleu", "--path FOLDER or call the repository entity_precision, factcc, qags, quals"),
-        ("model", "user/x", "--path FOLDER"),
+        (
+            "metric",
+            "user/bleu",
+            "the `path` of its folder, or call the repository entity_precision, factcc, qags, quals",
+        ),
+        ("model", "user/x", "Which model? Pass the `path` of its folder"),
     ],
 )
 def test_what_is_not_known_is_refused(kind, repo_id, message):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparing.rows import Source
 from ..errors import InputError
-from ..quals.files import Source
 from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
 
 
@@ -97,16 +97,16 @@ def read_all_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
 
 
 def _read_page_answers(path: Path, key: Key) -> Answers:
-    found = _read_json(path, ANSWERS_KIND, {"study": str, "annotator": str, "answers": dict})
-    _check_study(str(path), found["study"], key)
+    page = _read_json(path, ANSWERS_KIND, {"study": str, "annotator": str, "answers": dict})
+    _check_study(str(path), page["study"], key)
     choices: Choices = {}
-    for number, answers in found["answers"].items():
+    for number, answers in page["answers"].items():
         item = _item(f"{path}, item {number}", number, key)
         choices[item] = {
             _criterion(f"{path}, item {number}", criterion): _choice(f"{path}, item {number}, {criterion}", choice)
             for criterion, choice in answers.items()
         }
-    return Answers(found["annotator"].strip(), choices)
+    return Answers(page["annotator"].strip(), choices)
 
 
 def _read_csv(path: Path, key: Key) -> Answers:
@@ -131,16 +131,16 @@ def _read_csv(path: Path, key: Key) -> Answers:
 
 def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the {kind}, a JSON file: {error}.") from error
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        has = found.get("kind", "something else") if isinstance(found, dict) else "something else"
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        has = content.get("kind", "something else") if isinstance(content, dict) else "something else"
         raise InputError(f"{path}: expected the {kind}, got {has}.")
     for name, value_type in fields.items():
-        if not isinstance(found.get(name), value_type):
+        if not isinstance(content.get(name), value_type):
             raise InputError(f"{path}: {name!r} is missing or damaged. Use the file as it was saved.")
-    return found
+    return content
 
 
 def _check_study(place: str, study: str, key: Key) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..reports import check_outputs, check_suffix, markdown_table, write_files
+from ..comparing.reports import check_outputs, check_suffix, write_files
+from ..files import markdown_table
 from .answers import Answers, Key
 from .study import CRITERIA
 from .verdicts import krippendorff_alpha, majority, sign_test
@@ -206,10 +207,10 @@ def write_report(
     """
     files = {}
     if output is not None:
-        check_suffix("--output", output, (".md", ".json"))
+        check_suffix(output, (".md", ".json"))
         files[output] = (to_json(report) if output.suffix == ".json" else to_markdown(report)).encode()
     if picture_path is not None:
-        check_suffix("--picture", picture_path, (".png", ".svg"))
+        check_suffix(picture_path, (".png", ".svg"))
         image = io.BytesIO()
         picture(report).savefig(image, format=picture_path.suffix[1:], dpi=200)
         files[picture_path] = image.getvalue()

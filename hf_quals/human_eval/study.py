@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparing.reports import check_outputs, write_files
 from ..errors import InputError
-from ..reports import check_outputs, write_files
 from ..systems import Comparison
 
 
@@ -131,7 +131,7 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     if len(different) < num_items:
         raise InputError(
             f"{num_items} items were asked for, but of {len(comparisons)} documents only {len(different)} have two "
-            f"different summaries. Pass a smaller --num-items, or more documents."
+            f"different summaries. Pass a smaller `num_items`, or more documents."
         )
     rng = random.Random(seed)
     drawn = rng.sample(different, num_items)
@@ -141,19 +141,25 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     return Study(tuple(map(Item, drawn, swapped)))
 
 
-def write_study(study: Study, systems: tuple[str, str], folder: Path, *, overwrite: bool = False) -> None:
+def write_study(study: Study, names: tuple[str, str], folder: Path, *, overwrite: bool = False) -> None:
     """
     Writes `study.html` and `study.csv` for the annotators, and `key.json`, which they must not see.
 
+    Args:
+        study ([`Study`]): What to write.
+        names (`tuple[str, str]`): The names of the systems, for the key.
+        folder (`Path`): Where the files go; made if it does not exist.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether files of the same names may be replaced.
+
     Raises:
-        [`InputError`]: if the systems have one name, or if a file exists and `overwrite` is `False`.
+        [`InputError`]: if the systems have the same name, or if a file exists that may not be replaced.
     """
-    if systems[0] == systems[1]:
-        raise InputError(f"Both systems would be called {systems[0]!r}. Pass two names with --names.")
+    if names[0] == names[1]:
+        raise InputError(f"Both systems would be called {names[0]!r}. Pass two different `names`.")
     files = {
         folder / "study.html": study.page().encode(),
         folder / "study.csv": study.table().encode("utf-8-sig"),  # Excel takes a file without the mark for Latin-1
-        folder / "key.json": json.dumps(study.key(systems), indent=1, ensure_ascii=False).encode(),
+        folder / "key.json": json.dumps(study.key(names), indent=1, ensure_ascii=False).encode(),
     }
     check_outputs(files, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import cached_file
 
+from .adapters import merge_adapter
 from .default import ADAPTER_FOLDER, BASE_MODEL_ID, default_base_model
 from .template import QUESTION_SEP_ANSWER, TEMPLATE_FILE, QATemplate
 
@@ -43,9 +44,7 @@ def load(
     load_dtype = torch.float32 if adapter is not None else torch_dtype
     model = auto_class.from_pretrained(name_or_path, dtype=load_dtype, **model_kwargs)
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        model = merge_adapter(model, adapter)
     model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
     return model, tokenizer, template
 

@@ -17,6 +17,7 @@ from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, check_texts
+from .columns import plain_values
 from .config import CONFIG_FILE, QualsConfig
 from .forms import VARIANTS, Calibration
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
@@ -78,22 +79,6 @@ class ScoredPair:
         if self.document_answer is not None and same_answer(self.answer, self.document_answer):
             return 1.0
         return math.exp(min(self.answer_log_ratio, 0.0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON's types."""
-        return {
-            "question": self.question,
-            "answer": self.answer,
-            "score": self.score,
-            "summary_score": self.summary_score,
-            "document_score": self.document_score,
-            "support": self.support,
-            "document_answer": self.document_answer,
-            "tokens": list(self.tokens),
-            "summary_log_probs": list(self.summary_log_probs),
-            "document_log_probs": list(self.document_log_probs),
-            "answer_start": self.answer_start,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,17 +144,7 @@ class QualsResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
-        counts = {name: value for name, value in vars(self.selection).items() if name != "kept"}
-        return {
-            "score": None if math.isnan(self.score) else self.score,
-            "probability": self.probability,
-            "verdict": self.verdict,
-            **counts,
-            "document_truncated": self.document_truncated,
-            "summary_truncated": self.summary_truncated,
-            "num_pairs": self.num_pairs,
-            "pairs": [pair.to_dict() for pair in self.pairs],
-        }
+        return plain_values(self)
 
 
 @dataclass

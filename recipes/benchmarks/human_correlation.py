@@ -35,12 +35,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
 from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair
 from hf_quals.evaluation import RESAMPLES, Judge, judge_rows, kept_scores
+from hf_quals.files import markdown_table
 from hf_quals.judges.entities import RULES, EntityFinder, EntityScorer, load_finder
 from hf_quals.judges.factcc import FactccScorer
 from hf_quals.judges.qags import QagsScorer
 from hf_quals.qagen.default import default_base_model
 from hf_quals.quals.scorer import VARIANTS
-from hf_quals.reports import markdown_table
 from hf_quals.systems import Comparison
 
 

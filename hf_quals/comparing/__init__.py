@@ -1,0 +1,1 @@
+"""Rows of files: scored one by one, and systems compared before several judges."""

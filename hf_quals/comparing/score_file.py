@@ -1,0 +1,165 @@
+"""The rows of a file scored with QUALS: checked, split over processes, kept as they come, and gone on with."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..quals.columns import Statistics, score_row, score_schema
+from .partial import PartialScores
+from .reports import check_folder, check_suffix
+from .rows import Checked, Row, Source, check
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from accelerate import PartialState
+
+    from ..quals.scorer import QualsScorer
+
+_BATCHES_AT_ONCE = 4
+
+_T = TypeVar("_T")
+
+
+def score_file(
+    scorer: QualsScorer | Callable[[], QualsScorer],
+    source: Source,
+    output: str | Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    with_pairs: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    batch_size: int = 8,
+    state: PartialState | None = None,
+) -> Statistics:
+    """
+    Scores the rows of a file or dataset, and writes them with their scores in new columns.
+
+    The input is checked before anything is scored. Rows are read, scored and written a few at a time, so memory does
+    not grow with their number. Scores are kept in `OUTPUT.partial.jsonl` until all are there.
+
+    Args:
+        scorer ([`QualsScorer`] or `Callable`): What scores, or a function that loads it, called only if the input is
+            good and rows are left to score.
+        source ([`Source`]): The rows.
+        output (`str` or `Path`): A `.jsonl` or `.parquet` file for all columns of the input and the new ones.
+        settings (`Mapping`, *optional*, defaults to `scorer.settings()`): All that the scores depend on, as JSON's
+            types; scores of other settings are not gone on with. Without them, a function is called at once.
+        with_pairs (`bool`, *optional*, defaults to `False`): Whether a column holds the kept pairs with their token
+            scores.
+        resume (`bool`, *optional*, defaults to `False`): Whether to go on where an interrupted run was.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to replace an output, or what is left of an
+            interrupted run.
+        batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
+        state (`PartialState`, *optional*): The processes that rows are split over, all of which call this function.
+
+    Returns:
+        [`Statistics`]: of all rows, in every process.
+
+    Raises:
+        [`InputError`]: if the input is not fit to be scored (see [`check`]) or changes meanwhile, if the output cannot
+            be written or may not be replaced, or if the scores to go on with are of another input or other settings.
+
+    Example:
+
+    ```python
+    >>> from hf_quals import QualsScorer
+    >>> from hf_quals.comparing.rows import Source
+    >>> from hf_quals.comparing.score_file import score_file
+    >>> score_file(QualsScorer.from_pretrained(), Source("summaries.jsonl"), "scored.jsonl").mean
+    ```
+    """
+    output = Path(output)
+    check_suffix(output, (".jsonl", ".parquet"))
+    if settings is None:
+        scorer = scorer() if callable(scorer) else scorer
+        settings = scorer.settings()
+    schema = score_schema(with_pairs)
+
+    def prepare() -> tuple[PartialScores, Checked, int | None]:
+        checked = check(source, tuple(schema.names), output)
+        header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
+        header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
+        partial = PartialScores(output, header)
+        return partial, checked, _num_done(partial, resume, overwrite)
+
+    partial, checked, resumed = _on_main(state, prepare)
+    is_main = state is None or state.is_main_process
+    num_done = resumed or 0
+    num_missing = checked.num_rows - num_done
+    seconds = 0.0
+    if num_missing:
+        scorer = scorer() if callable(scorer) else scorer
+        if is_main and resumed is None:
+            # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
+            partial.start()
+        started = time.perf_counter()
+        texts = (source.texts(row) for _, row in itertools.islice(source.rows(), num_done, None))
+        progress = tqdm(total=checked.num_rows, initial=num_done, desc="QUALS", unit=" summaries", disable=not is_main)
+        with progress:
+            for rows in _scored(scorer, texts, schema, batch_size, state):
+                if is_main:
+                    partial.append(rows)
+                progress.update(len(rows))
+        seconds = time.perf_counter() - started
+    statistics = _on_main(state, lambda: partial.finish(source, checked, schema))
+    return replace(statistics, num_new=num_missing, seconds=seconds)
+
+
+def _num_done(partial: PartialScores, resume: bool, overwrite: bool) -> int | None:
+    """How many rows an interrupted run has scored, if it is gone on with; `None` for a run that begins anew."""
+    interrupted = partial.path.exists()
+    if interrupted and not (resume or overwrite):
+        raise InputError(f"{partial.path} holds scores of an interrupted run. Pass `resume=True` or `overwrite=True`.")
+    if partial.output.exists() and not overwrite and not (resume and interrupted):
+        raise InputError(f"{partial.output} exists, and no run was interrupted. Pass `overwrite=True` to replace it.")
+    check_folder(partial.output)
+    return partial.resume() if resume and interrupted else None
+
+
+def _scored(
+    scorer: QualsScorer,
+    texts: Iterator[tuple[str, str]],
+    schema: pa.Schema,
+    batch_size: int,
+    state: PartialState | None,
+) -> Iterator[list[Row]]:
+    """Yields the scores of all rows, chunk by chunk, of which each process computes its part."""
+    rank, num_processes = (0, 1) if state is None else (state.process_index, state.num_processes)
+    while chunk := list(itertools.islice(texts, _BATCHES_AT_ONCE * batch_size * num_processes)):
+        # Not split_between_processes: that of accelerate 1.10 repeats the last of fewer rows than processes.
+        part = chunk[len(chunk) * rank // num_processes : len(chunk) * (rank + 1) // num_processes]
+        documents, summaries = [document for document, _ in part], [summary for _, summary in part]
+        rows = [score_row(result, schema) for result in scorer.score(documents, summaries, batch_size=batch_size)]
+        if state is not None:
+            from accelerate.utils import gather_object
+
+            rows = gather_object(rows)
+        yield rows
+
+
+def _on_main(state: PartialState | None, work: Callable[[], _T]) -> _T:
+    """What `work` returns or raises in the main process, which alone does it, in all processes."""
+    if state is None:
+        return work()
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome = [work(), None]
+        except (InputError, OSError) as error:
+            outcome = [None, error]
+    value, raised = broadcast_object_list(outcome)
+    if raised is not None:
+        raise raised
+    return value

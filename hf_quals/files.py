@@ -1,0 +1,65 @@
+"""How results are written, everywhere: files that appear whole or not at all, NaN as null, tables in Markdown."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    Yields a temporary name, for a file that is renamed to `path` when the block ends. A block that raises leaves
+    `path` as it was, and nothing beside it.
+
+    Example:
+
+    ```python
+    >>> with replacing(Path("scores.parquet")) as temporary:
+    ...     pq.write_table(table, temporary)
+    ```
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is there whole or not at all; text as UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def nan_to_none(value: Any) -> Any:
+    """The value, or `None` for NaN, which JSON does not know."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
+    """
+    A table in Markdown that is aligned as plain text, too.
+
+    Args:
+        header (`Sequence[str]`): The names of the columns.
+        rows (`Sequence[Sequence[str]]`): As many cells a row.
+        num_left (`int`, *optional*, defaults to 1): How many columns are aligned to the left, the others to the right.
+    """
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if number < num_left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
+    lines.insert(1, rule)
+    return "\n".join(
+        "| "
+        + " | ".join([*map(str.ljust, line[:num_left], widths), *map(str.rjust, line[num_left:], widths[num_left:])])
+        + " |"
+        for line in lines
+    )

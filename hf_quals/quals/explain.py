@@ -1,0 +1,83 @@
+"""A result for people: what its score says, its pairs, and the pair to blame; as text or as a table of the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .scorer import QualsResult, ScoredPair
+
+_BLAME = "<- to blame"
+
+
+def as_text(summary: str, result: QualsResult) -> str:
+    """The score of a summary, its pairs with what the document makes of them, and the pair to blame."""
+    lines = [heading(summary, result)]
+    if result.pairs:
+        names = _columns(result)
+        lines += ["", "  " + "  ".join([*names, "pair"])]
+        for pair in result.pairs:
+            numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
+            lines.append("  " + "  ".join([*numbers, f"{pair.question} — {' '.join(_answers(result, pair))}"]))
+    return "\n".join(lines)
+
+
+def as_table(result: QualsResult) -> Table:
+    """The pairs of a result as a table of rich, which breaks long questions and never cuts them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("question", "answer", caption=_CAPTIONS[result.calibration is None])
+    for name in _columns(result):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in result.pairs:
+        numbers = (f"{value:.2f}" for value in _values(result, pair))
+        style = "bold red" if pair is result.pair_to_blame else None
+        # Text: what a model wrote is no markup of rich.
+        table.add_row(Text(pair.question), Text("\n".join(_answers(result, pair))), *numbers, style=style)
+    return table
+
+
+def heading(summary: str, result: QualsResult) -> str:
+    """The summary, its score and what it says or why there is none, and what the model did not see."""
+    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
+    if not result.pairs:
+        counts = result.selection
+        lines[1] = (
+            f"QUALS:   none: of {counts.num_generated} generated sequences {counts.num_unparsable} are no pair, "
+            f"{counts.num_not_in_summary} have an answer that is not in the summary"
+        )
+    elif result.probability is not None:
+        lines[1] += f": {result.verdict} (people would call it consistent with probability {result.probability:.2f})"
+        if result.pair_to_blame is None:
+            lines[1] += "; nothing stands out"
+    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
+        if truncated:
+            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
+    return "\n".join(lines)
+
+
+_CAPTIONS = {
+    True: "mean log p of a pair given the summary and given the document",
+    False: "how much of the answer's probability is left when the document is asked",
+}
+
+
+def _columns(result: QualsResult) -> tuple[str, ...]:
+    return ("summary", "document", "difference") if result.calibration is None else ("support",)
+
+
+def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
+    if result.calibration is None:
+        return pair.summary_score, pair.document_score, pair.score
+    return (pair.support,)
+
+
+def _answers(result: QualsResult, pair: ScoredPair) -> list[str]:
+    parts = [pair.answer]
+    if pair.document_answer is not None and pair.document_answer != pair.answer:
+        parts.append(f"(document: {pair.document_answer})")
+    return [*parts, _BLAME] if pair is result.pair_to_blame else parts
