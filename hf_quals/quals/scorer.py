@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 
@@ -208,6 +208,9 @@ class QualsScorer:
     max_length: int = 1024
     variant: str = "quals"
 
+    name: ClassVar[str] = "quals"
+    reads_references: ClassVar[bool] = False
+
     def __post_init__(self):
         for name in ("num_beams", "num_beam_groups", "max_new_tokens", "max_pairs", "max_length"):
             if getattr(self, name) < 1:
@@ -249,7 +252,19 @@ class QualsScorer:
         )
         return cls(model=model, **numbers)
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[QualsResult]:
+    def settings(self) -> dict[str, Any]:
+        """All that scores depend on, as JSON's types."""
+        numbers = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "model"}
+        return {**numbers, "model": self.model.model.config._name_or_path}
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[QualsResult]:
         """
         Scores each summary against the document at the same index.
 
