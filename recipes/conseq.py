@@ -57,6 +57,8 @@ from hf_quals import (
     QualsCallbackConfig,
     QualsScorer,
 )
+from hf_quals.contrastive.evaluation import table_metrics, write_table
+from hf_quals.contrastive.scoring import nan_to_none, score_summaries
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
 
@@ -314,31 +316,21 @@ def evaluate(
     output = trainer.predict(held_out, metric_key_prefix="eval")
     # Several processes have seen some of the first rows again, to fill the last batches.
     summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
-    rows = [
-        {"document": row["document"], "reference": row["reference"], "summary": summary, "quals": None}
-        for row, summary in zip(held_out, summaries, strict=True)
-    ]
-    with trainer.accelerator.split_between_processes(rows) as mine:
-        written = [row for row in mine if row["summary"]]
-        results = scorer.score(
-            [row["document"] for row in written],
-            [row["summary"] for row in written],
-            batch_size=batch_size,
+    rows = [(row["document"], summary, row["reference"]) for row, summary in zip(held_out, summaries, strict=True)]
+    with trainer.accelerator.split_between_processes(rows) as own_rows:
+        scores = nan_to_none(score_summaries(scorer, own_rows, batch_size))
+        table = gather_object(
+            [
+                {"document": document, "reference": reference, "summary": summary, "quals": score}
+                for (document, summary, reference), score in zip(own_rows, scores, strict=True)
+            ]
         )
-        for row, result in zip(written, results, strict=True):
-            row["quals"] = None if math.isnan(result.score) else result.score
-    scored = gather_object(list(mine))
     if trainer.is_world_process_zero():
-        path = Path(trainer.args.output_dir, "predictions.jsonl")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored), encoding="utf-8")
-        temporary.replace(path)
-    scores = [row["quals"] for row in scored if row["quals"] is not None]
+        write_table(table, Path(trainer.args.output_dir, "predictions.jsonl"))
     metrics = {
         **(output.metrics or {}),
         **{f"eval_{name}": value for name, value in mean_rouge_scores(held_out["reference"], summaries).items()},
-        "eval_quals": fmean(scores) if scores else math.nan,
-        "eval_quals_unscored": 1 - len(scores) / len(scored),
+        **table_metrics(table, "quals", "eval"),
     }
     trainer.log(dict(metrics))
     return metrics

@@ -89,7 +89,7 @@ class QualsCallback(TrainerCallback):
             trainer (`Seq2SeqTrainer`): The trainer to choose for; no more of it is used than `Seq2SeqTrainer` has.
         """
         self._attached = trainer
-        check_arguments(trainer, self.config)
+        _check_arguments(trainer, self.config.num_triples)
         dataset: Any = trainer.train_dataset
         if dataset is not None:
             rows = self._rows(dataset, "training")
@@ -282,17 +282,8 @@ class QualsCallback(TrainerCallback):
         return state
 
 
-def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> None:
-    """
-    Refuses training arguments under which S+ and S- cannot be refreshed.
-
-    Args:
-        trainer (`Seq2SeqTrainer`): The trainer.
-        config (`QualsCallbackConfig`): How S+ and S- are chosen.
-
-    Raises:
-        `ValueError`: if the arguments keep old rows, or shard the model in a way that cannot work.
-    """
+def _check_arguments(trainer: Seq2SeqTrainer, num_triples: int | None) -> None:
+    """Refuses what keeps old rows, or shards the model so that it cannot be sampled from."""
     args: Any = trainer.args
     if args.dataloader_persistent_workers:
         raise ValueError(
@@ -304,7 +295,7 @@ def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> Non
             "refresh changes the rows: use 'random' or 'sequential'."
         )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        if config.num_triples is None:
+        if num_triples is None:
             raise ValueError(
                 "FSDP and DeepSpeed shard the model once the schedule of steps is known, and nothing can be "
                 "sampled before to set the number of triples: give QualsCallbackConfig num_triples."

@@ -14,7 +14,7 @@ from ..scorers import Scorer
 from .config import QualsCallbackConfig
 from .rows import TextRows
 from .sampling import CandidateSampler
-from .scoring import mean_score, nan_to_none, score_summaries
+from .scoring import mean_score, nan_to_none, none_to_nan, score_summaries
 
 
 def sample_rows(size: int, num_samples: int, seed: int) -> list[int]:
@@ -65,19 +65,8 @@ def evaluate_sample(
 
 
 def table_metrics(table: list[dict[str, Any]], name: str, prefix: str) -> dict[str, float]:
-    """
-    Sums up a table.
-
-    Args:
-        table (`list[dict]`): What [`evaluate_sample`] returns, a row at least.
-        name (`str`): The scorer's name.
-        prefix (`str`): Goes before the names of the metrics.
-
-    Returns:
-        `dict[str, float]`: `{prefix}_{name}`, the mean, NaN if no summary has a score; and `{prefix}_{name}_unscored`,
-        the share of those without one.
-    """
-    scores = [math.nan if row[name] is None else row[name] for row in table]
+    """`{prefix}_{name}`, the mean score, and `{prefix}_{name}_unscored`, the share of summaries without one."""
+    scores = none_to_nan(row[name] for row in table)
     unscored = sum(map(math.isnan, scores)) / len(table)
     return {f"{prefix}_{name}": mean_score(scores), f"{prefix}_{name}_unscored": unscored}
 

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ..scorers import Scorer
 from .config import QualsCallbackConfig
-from .rows import TextRows
+from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
 from .scoring import mean_score, nan_to_none, none_to_nan, score_summaries
 from .selection import Triple, select_triples
@@ -150,7 +150,10 @@ def refresh(
             disable=not show_progress_bar,
         )
         for batch in progress:
-            of_batch = _sample_and_score(sampler, scorer, rows, batch, config, epoch, seed, previous)
+            seeds = [[_seed(seed, epoch, row, sample) for sample in range(config.num_candidates)] for row in batch]
+            known = [previous.reference_scores[row] for row in batch] if previous else None
+            results = _sample_and_score(sampler, scorer, [rows[row] for row in batch], seeds, config, known)
+            of_batch = dict(zip(batch, results, strict=True))
             scored.update(of_batch)
             if kept:
                 kept.append(of_batch, accelerator.process_index)
@@ -179,31 +182,27 @@ def refresh(
 def _sample_and_score(
     sampler: CandidateSampler,
     scorer: Scorer,
-    rows: TextRows,
-    batch: list[int],
+    rows: list[TextRow],
+    seeds: list[list[int]],
     config: QualsCallbackConfig,
-    epoch: int,
-    seed: int,
-    previous: RefreshState | None,
-) -> dict[int, tuple[float, Candidates]]:
-    """The score of each row's reference, and its candidates."""
-    of_batch = [rows[row] for row in batch]
-    seeds = [[_seed(seed, epoch, row, sample) for sample in range(config.num_candidates)] for row in batch]
+    reference_scores: list[float] | None,
+) -> list[tuple[float, Candidates]]:
+    """The score of each row's reference, computed where it is not known, and its candidates."""
     sampled = sampler.sample(
-        [row.prompt for row in of_batch], seeds, top_k=config.top_k, max_new_tokens=config.max_new_tokens
+        [row.prompt for row in rows], seeds, top_k=config.top_k, max_new_tokens=config.max_new_tokens
     )
     texts = [[sampler.decode(token_ids) for token_ids in of_document] for of_document in sampled]
     # In one call, so that a scorer reads each document once.
     to_score = [
         (row.document, text, row.reference)
-        for row, of_document in zip(of_batch, texts, strict=True)
-        for text in (*of_document, *(() if previous else (row.reference,)))
+        for row, of_document in zip(rows, texts, strict=True)
+        for text in (*of_document, *([] if reference_scores else [row.reference]))
     ]
     scores = iter(score_summaries(scorer, to_score, config.batch_size))
-    results = {}
-    for row, token_ids, of_document in zip(batch, sampled, texts, strict=True):
+    results = []
+    for index, (token_ids, of_document) in enumerate(zip(sampled, texts, strict=True)):
         candidates = Candidates(token_ids, of_document, [next(scores) for _ in of_document])
-        results[row] = (previous.reference_scores[row] if previous else next(scores), candidates)
+        results.append((reference_scores[index] if reference_scores else next(scores), candidates))
     return results
 
 

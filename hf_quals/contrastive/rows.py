@@ -57,8 +57,8 @@ class TextRows:
     ):
         if not has_rows(dataset):
             raise ValueError(
-                f"Single rows of the {name} set are read: it must have a length, indices and a row at least, and "
-                f"{type(dataset).__name__} has not."
+                f"Sampling reads single rows of the {name} set: it must have a length, indices and a row at least, "
+                f"and {type(dataset).__name__} has not."
             )
         self.dataset, self.name, self.tokenizer = dataset, name, tokenizer
         self.is_encoder_decoder = is_encoder_decoder
