@@ -146,7 +146,7 @@ class QualsCallback(TrainerCallback):
         return table_metrics(table, self.scorer.name, metric_key_prefix)
 
     def save_state(self, checkpoint: Path) -> None:
-        """Writes all that a resumed run needs into a checkpoint's folder. At `on_save` a kill would come too early."""
+        """Writes what a resumed run needs into a checkpoint; a kill between the rest and `on_save` would lose it."""
         if self.state is not None:
             self.state.save(checkpoint / STATE_NAME)
 
