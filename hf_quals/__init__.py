@@ -13,6 +13,7 @@ _MODULE_OF = {
     "ContrastiveSeq2SeqTrainingArguments": "contrastive.trainer",
     "DataCollatorForContrastiveSeq2Seq": "contrastive.data",
     "QualsCallback": "contrastive.callback",
+    "QualsCallbackConfig": "contrastive.config",
     "select_triples": "contrastive.selection",
     "QAGenModel": "qagen.model",
     "QAPair": "qagen.model",
@@ -30,6 +31,7 @@ __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
     from .contrastive.callback import QualsCallback as QualsCallback
+    from .contrastive.config import QualsCallbackConfig as QualsCallbackConfig
     from .contrastive.data import DataCollatorForContrastiveSeq2Seq as DataCollatorForContrastiveSeq2Seq
     from .contrastive.selection import select_triples as select_triples
     from .contrastive.trainer import ContrastiveSeq2SeqTrainer as ContrastiveSeq2SeqTrainer

@@ -50,8 +50,16 @@ from datasets import Dataset, load_dataset
 from transformers import DataCollatorForSeq2Seq, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments, QualsCallback, QualsScorer
-from hf_quals.judges.rouge import RougeCallback, rouge
+from hf_quals import (
+    ContrastiveSeq2SeqTrainer,
+    ContrastiveSeq2SeqTrainingArguments,
+    QualsCallback,
+    QualsCallbackConfig,
+    QualsScorer,
+)
+from hf_quals.contrastive.evaluation import table_metrics, write_table
+from hf_quals.contrastive.scoring import nan_to_none, score_summaries
+from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
 
 
@@ -71,7 +79,10 @@ PAPER = {
 
 @dataclass(kw_only=True)
 class ConseqArguments(ModelArguments):
-    """What to train, on what; the rest is [`ContrastiveSeq2SeqTrainingArguments`]."""
+    """
+    What to train, on what; the rest is [`QualsCallbackConfig`], of which `max_new_tokens` and `batch_size` count for
+    every evaluation, and [`ContrastiveSeq2SeqTrainingArguments`].
+    """
 
     dataset: str = field(metadata={"help": "A dataset of the Hub, or a local .jsonl, .json, .csv or .parquet file."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
@@ -97,7 +108,6 @@ class ConseqArguments(ModelArguments):
     )
     max_document_length: int = field(default=1024, metadata={"help": "The most tokens of a document and its prompt."})
     max_summary_length: int = field(default=128, metadata={"help": "The most tokens of a reference."})
-    max_new_tokens: int = field(default=60, metadata={"help": "The most tokens of a generated summary."})
 
     stage: str = field(
         default="all",
@@ -112,24 +122,15 @@ class ConseqArguments(ModelArguments):
         default="quals",
         metadata={
             "help": "How the contrastive stage chooses S+ and S-: `quals`, `rouge` (mean of ROUGE-1/2/L against the "
-            "reference), or `none`: maximum likelihood goes on, as a control."
+            "reference, with all references in S+), or `none`: maximum likelihood goes on, as a control."
         },
     )
-    num_candidates: int = field(default=6, metadata={"help": "Samples a document."})
-    positive_share: float = field(default=0.3, metadata={"help": "Share of the documents in S+ of `quals`."})
-    negative_share: float = field(default=0.3, metadata={"help": "Share of the documents in S-."})
-    num_triples: int | None = field(
-        default=None, metadata={"help": "Triples an epoch; as many as the first selection has if left out."}
-    )
-    refresh_every: int = field(default=1, metadata={"help": "Epochs between two selections."})
-    num_eval_samples: int = field(default=32, metadata={"help": "Documents scored at evaluations during training."})
 
     quals_model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
     quals_dtype: str = field(default="auto", metadata={"help": "Type of the QAGen's weights."})
     quals_num_beams: int = field(
         default=60, metadata={"help": "Pairs generated from a summary, each by its own group."}
     )
-    quals_batch_size: int = field(default=8, metadata={"help": "Texts that are sampled or scored together."})
 
     def __post_init__(self):
         for name, values in (("stage", ("mle", "conseq", "all")), ("selection", ("quals", "rouge", "none"))):
@@ -172,25 +173,25 @@ def load_texts(name: str, split: str, max_samples: int | None, args: ConseqArgum
             raise ValueError(
                 f"{name} has no column {column!r}, it has {', '.join(dataset.column_names)}: name one with --{flag}."
             )
-    found = dataset.map(
+    texts = dataset.map(
         lambda row: {new: _text(row[old], new, f"{name}, column {old!r}") for new, old in columns.items()},
         remove_columns=dataset.column_names,
     )
-    held = found.filter(lambda row: row["document"] and row["reference"])
-    if len(held) < len(found):
-        logger.warning("%s: %d rows without document or summary are left out.", name, len(found) - len(held))
-    if not len(held):
+    complete = texts.filter(lambda row: row["document"] and row["reference"])
+    if len(complete) < len(texts):
+        logger.warning("%s: %d rows without document or summary are left out.", name, len(texts) - len(complete))
+    if not len(complete):
         raise ValueError(f"{name} has no row with a document and a summary.")
-    return held if max_samples is None else held.select(range(min(max_samples, len(held))))
+    return complete if max_samples is None else complete.select(range(min(max_samples, len(complete))))
 
 
-def _text(value: Any, role: str, place: str) -> str:
+def _text(value: Any, role: str, source: str) -> str:
     if isinstance(value, list):
         value = " ".join(value) if role == "document" else next(iter(value), "")
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{place} must hold text or lists of texts, got {type(value).__name__}.")
+        raise ValueError(f"{source} must hold text or lists of texts, got {type(value).__name__}.")
     return value.strip()
 
 
@@ -239,6 +240,7 @@ def run_stage(
     stage: str,
     model_name_or_path: str | None,
     args: ConseqArguments,
+    config: QualsCallbackConfig,
     training_args: ContrastiveSeq2SeqTrainingArguments,
     texts: dict[str, Dataset],
     scorer: QualsScorer,
@@ -261,7 +263,7 @@ def run_stage(
     model, tokenizer = load_model(args, model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.generation_config.max_new_tokens = args.max_new_tokens
+    model.generation_config.max_new_tokens = config.max_new_tokens
     is_encoder_decoder = model.config.is_encoder_decoder
     with training_args.main_process_first():
         train, held_out = (
@@ -281,13 +283,13 @@ def run_stage(
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, pad_to_multiple_of=16),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
-        callbacks=[selection_callback(args, scorer)] if is_contrastive else [],
+        callbacks=[selection_callback(args.selection, config, scorer)] if is_contrastive else [],
     )
     # A checkpoint is complete once it holds the trainer's state.
     resume = any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))
     metrics = trainer.train(resume_from_checkpoint=resume).metrics
     trainer.save_model()
-    metrics |= evaluate(trainer, held_out, scorer, args) | {"steps": trainer.state.global_step}
+    metrics |= evaluate(trainer, held_out, scorer, config.batch_size) | {"steps": trainer.state.global_step}
     is_file = Path(args.dataset).suffix in BUILDERS
     trainer.create_model_card(dataset=Path(args.dataset).name if is_file else args.dataset)
     results = {
@@ -298,59 +300,37 @@ def run_stage(
     return str(folder)
 
 
-def selection_callback(args: ConseqArguments, scorer: QualsScorer) -> QualsCallback:
+def selection_callback(selection: str, config: QualsCallbackConfig, scorer: QualsScorer) -> QualsCallback:
     """What chooses S+ and S-."""
-    common = {
-        "document_column": "document",
-        "reference_column": "reference",
-        "batch_size": args.quals_batch_size,
-        **{
-            name: getattr(args, name)
-            for name in (
-                "num_candidates",
-                "max_new_tokens",
-                "negative_share",
-                "num_triples",
-                "refresh_every",
-                "num_eval_samples",
-            )
-        },
-    }
-    if args.selection == "rouge":
-        return RougeCallback(**common)
-    return QualsCallback(scorer, positive_share=args.positive_share, **common)
+    columns = {"document_column": "document", "reference_column": "reference"}
+    if selection == "rouge":
+        # Against themselves all references score 1: a share of them would be the first ones.
+        return QualsCallback(RougeScorer(), dataclasses.replace(config, positive_share=1.0), **columns)
+    return QualsCallback(scorer, config, **columns)
 
 
-def evaluate(trainer: ContrastiveSeq2SeqTrainer, held_out: Dataset, scorer: QualsScorer, args) -> dict[str, float]:
+def evaluate(
+    trainer: ContrastiveSeq2SeqTrainer, held_out: Dataset, scorer: QualsScorer, batch_size: int
+) -> dict[str, float]:
     """Summarizes and scores the held-out rows, and writes `predictions.jsonl`."""
     output = trainer.predict(held_out, metric_key_prefix="eval")
     # Several processes have seen some of the first rows again, to fill the last batches.
     summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
-    rows = [
-        {"document": row["document"], "reference": row["reference"], "summary": summary, "quals": None}
-        for row, summary in zip(held_out, summaries, strict=True)
-    ]
-    with trainer.accelerator.split_between_processes(rows) as mine:
-        written = [row for row in mine if row["summary"]]
-        results = scorer.score(
-            [row["document"] for row in written],
-            [row["summary"] for row in written],
-            batch_size=args.quals_batch_size,
+    rows = [(row["document"], summary, row["reference"]) for row, summary in zip(held_out, summaries, strict=True)]
+    with trainer.accelerator.split_between_processes(rows) as own_rows:
+        scores = nan_to_none(score_summaries(scorer, own_rows, batch_size))
+        table = gather_object(
+            [
+                {"document": document, "reference": reference, "summary": summary, "quals": score}
+                for (document, summary, reference), score in zip(own_rows, scores, strict=True)
+            ]
         )
-        for row, result in zip(written, results, strict=True):
-            row["quals"] = None if math.isnan(result.score) else result.score
-    scored = gather_object(list(mine))
     if trainer.is_world_process_zero():
-        path = Path(trainer.args.output_dir, "predictions.jsonl")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored), encoding="utf-8")
-        temporary.replace(path)
-    scores = [row["quals"] for row in scored if row["quals"] is not None]
+        write_table(table, Path(trainer.args.output_dir, "predictions.jsonl"))
     metrics = {
         **(output.metrics or {}),
         **{f"eval_{name}": value for name, value in mean_rouge_scores(held_out["reference"], summaries).items()},
-        "eval_quals": fmean(scores) if scores else math.nan,
-        "eval_quals_unscored": 1 - len(scores) / len(scored),
+        **table_metrics(table, "quals", "eval"),
     }
     trainer.log(dict(metrics))
     return metrics
@@ -369,7 +349,9 @@ def decode(tokenizer, ids) -> list[str]:
 
 
 def main():
-    args, training_args = parse_arguments(ConseqArguments, ContrastiveSeq2SeqTrainingArguments, **PAPER)
+    args, config, training_args = parse_arguments(
+        ConseqArguments, QualsCallbackConfig, ContrastiveSeq2SeqTrainingArguments, **PAPER
+    )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.utils.logging.set_verbosity_info()
     with training_args.main_process_first():
@@ -383,7 +365,7 @@ def main():
     model_name_or_path = args.model_name_or_path
     for stage in ("mle", "conseq"):
         if args.stage in (stage, "all"):
-            model_name_or_path = run_stage(stage, model_name_or_path, args, training_args, texts, scorer)
+            model_name_or_path = run_stage(stage, model_name_or_path, args, config, training_args, texts, scorer)
 
 
 if __name__ == "__main__":

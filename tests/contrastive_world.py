@@ -7,7 +7,13 @@ import torch
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
 from datasets import Dataset
 
-from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments, QualsCallback, QualsScorer
+from hf_quals import (
+    ContrastiveSeq2SeqTrainer,
+    ContrastiveSeq2SeqTrainingArguments,
+    QualsCallback,
+    QualsCallbackConfig,
+    QualsScorer,
+)
 
 
 WORDS = ["ann", "bob", "cat", "dog", "red", "sun", "ran", "sat"]
@@ -76,7 +82,8 @@ def arguments(folder, **changed) -> ContrastiveSeq2SeqTrainingArguments:
     return ContrastiveSeq2SeqTrainingArguments(str(folder), **values)
 
 
-def callback(**changed) -> QualsCallback:
+def callback(scorer=None, *, document_column=None, reference_column=None, **changed) -> QualsCallback:
+    """With a tiny QAGen if no scorer is given; `changed` are numbers of the config."""
     values = {
         "num_candidates": 3,
         "max_new_tokens": 8,
@@ -87,7 +94,12 @@ def callback(**changed) -> QualsCallback:
         "batch_size": 4,
         **changed,
     }
-    return QualsCallback(QualsScorer(tiny_qagen("bart"), num_beams=8, num_beam_groups=8), **values)
+    return QualsCallback(
+        scorer or QualsScorer(tiny_qagen("bart"), num_beams=8, num_beam_groups=8),
+        QualsCallbackConfig(**values),
+        document_column=document_column,
+        reference_column=reference_column,
+    )
 
 
 def without_dropout(model):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,24 +13,39 @@ from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
 
-from hf_quals import ContrastiveSeq2SeqTrainer, QualsCallback, QualsScorer, select_triples
+from hf_quals import (
+    ContrastiveSeq2SeqTrainer,
+    QualsCallback,
+    QualsCallbackConfig,
+    QualsScorer,
+    Scorer,
+    select_triples,
+)
+from hf_quals.judges.rouge import RougeScorer, mean_rouge
 
 
-class Recording(QualsCallback):
+class Recording(Scorer):
     """Scores by a rule that can be checked by eye, and remembers what it was asked."""
 
-    def __init__(self, **changed):
-        values = {"num_candidates": 3, "max_new_tokens": 8, "num_eval_samples": 0, "num_triples": 6, **changed}
-        super().__init__(None, **values)
+    name = "rule"
+    reads_references = True
+
+    def __init__(self):
         self.asked = []
 
-    def score(self, documents, summaries, references):
+    def score(self, documents, summaries, *, references=None, batch_size=8):
         self.asked.extend(zip(documents, summaries, references, strict=True))
-        return [self.rule(summary) for summary in summaries]
+        return [SimpleNamespace(score=self.rule(summary)) for summary in summaries]
 
     @staticmethod
     def rule(summary):
         return float(sum(map(ord, summary)) % 97)
+
+
+def recording(scorer=None, **changed):
+    """A callback whose scorer records, with the published shares."""
+    values = {"num_eval_samples": 0, "positive_share": 0.3, "negative_share": 0.3, "batch_size": 8, **changed}
+    return callback(scorer or Recording(), **values)
 
 
 def weights(model):
@@ -72,36 +88,36 @@ def test_triples_are_the_selection_among_the_candidates_scores(tmp_path, family,
 
 
 def test_texts_are_decoded_where_no_column_is_named(tmp_path):
-    chooser = Recording()
+    chooser = recording()
     trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
     data = rows("bart")
-    assert {(document, reference) for document, _, reference in chooser.asked} == set(
+    assert {(document, reference) for document, _, reference in chooser.scorer.asked} == set(
         zip(data["document"], data["summary"], strict=True)
     )
 
 
 def test_a_decoder_only_models_prompt_is_no_part_of_its_candidates(tmp_path):
-    chooser = Recording()
+    chooser = recording()
     trainer("llama", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
-    assert {document for document, _, _ in chooser.asked} == {text + "?" for text in rows("llama")["document"]}
+    assert {document for document, _, _ in chooser.scorer.asked} == {text + "?" for text in rows("llama")["document"]}
     assert all(len(text) <= 8 for candidates in chooser.state.candidates for text in candidates.texts)
 
 
 def test_each_epoch_has_new_candidates_and_as_many_triples_while_references_are_scored_once(tmp_path):
-    chooser = Recording(num_triples=None, positive_share=0.7, negative_share=0.7)
+    chooser = recording(num_triples=None, positive_share=0.7, negative_share=0.7)
     run = trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=3, learning_rate=1e-2)
     run.train()
     history = chooser.state.history
     assert [means["epoch"] for means in history] == [0, 1, 2]
     assert len({means["num_triples"] for means in history}) == 1
-    assert len({means["candidate_quals"] for means in history}) == 3
+    assert len({means["candidate_rule"] for means in history}) == 3
     references = set(rows("bart")["summary"])
-    assert sum(summary in references for _, summary, _ in chooser.asked) == NUM_ROWS
+    assert sum(summary in references for _, summary, _ in chooser.scorer.asked) == NUM_ROWS
     assert run.state.global_step == 3 * math.ceil(history[0]["num_triples"] / 2)
 
 
 def test_refresh_every_counts_epochs(tmp_path):
-    chooser = Recording(refresh_every=2)
+    chooser = recording(refresh_every=2)
     trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=5).train()
     assert [means["epoch"] for means in chooser.state.history] == [0, 2, 4]
 
@@ -109,7 +125,7 @@ def test_refresh_every_counts_epochs(tmp_path):
 def test_candidates_do_not_depend_on_the_batch_size(tmp_path):
     found = []
     for batch_size in (5, NUM_ROWS):
-        chooser = Recording(batch_size=batch_size)
+        chooser = recording(batch_size=batch_size)
         trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
         found.append([candidates.token_ids for candidates in chooser.state.candidates])
     assert found[0] == found[1]
@@ -117,14 +133,17 @@ def test_candidates_do_not_depend_on_the_batch_size(tmp_path):
 
 def test_the_defaults_are_the_papers():
     chooser = QualsCallback(QualsScorer(tiny_qagen("bart")))
-    assert chooser.settings() == {
-        "num_candidates": 6,
-        "top_k": 50,
-        "max_new_tokens": 60,
-        "positive_share": 0.3,
-        "negative_share": 0.3,
-        "refresh_every": 1,
-    }
+    assert chooser.config == QualsCallbackConfig(
+        num_candidates=6,
+        top_k=50,
+        max_new_tokens=60,
+        positive_share=0.3,
+        negative_share=0.3,
+        num_triples=None,
+        refresh_every=1,
+        num_eval_samples=32,
+        batch_size=8,
+    )
 
 
 class Unsure(Recording):
@@ -137,7 +156,7 @@ class Unsure(Recording):
 
 
 def test_a_candidate_without_a_score_is_never_chosen(tmp_path):
-    chooser = Unsure(num_triples=3)
+    chooser = recording(Unsure(), num_triples=3)
     trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
     scores = [candidates.scores for candidates in chooser.state.candidates]
     assert any(math.isnan(score) for of_document in scores for score in of_document)
@@ -185,7 +204,7 @@ def test_an_adapter_trains_in_bf16_with_activation_checkpointing(tmp_path, famil
 
 
 def test_a_refresh_comes_every_so_many_steps_as_the_triples_fill(tmp_path):
-    chooser = Recording(num_triples=8)  # two steps of four rows
+    chooser = recording(num_triples=8)  # two steps of four rows
     run = trainer("bart", tmp_path, callbacks=[chooser], per_device_train_batch_size=4, max_steps=6)
     run.train()
     assert run.state.global_step == 6
@@ -193,13 +212,13 @@ def test_a_refresh_comes_every_so_many_steps_as_the_triples_fill(tmp_path):
 
 
 def test_a_second_training_starts_with_a_refresh_of_its_own(tmp_path):
-    chooser = Recording(num_triples=None)
+    chooser = recording(num_triples=None)
     run = trainer("bart", tmp_path, callbacks=[chooser], learning_rate=1e-2)
     run.train()
     first = chooser.state
     run.train()
     assert [means["epoch"] for means in chooser.state.history] == [0, 1]
-    assert chooser.state.history[0]["candidate_quals"] != first.history[0]["candidate_quals"]
+    assert chooser.state.history[0]["candidate_rule"] != first.history[0]["candidate_rule"]
 
 
 def test_a_smaller_batch_found_on_the_way_keeps_the_triples(tmp_path):
@@ -209,7 +228,7 @@ def test_a_smaller_batch_found_on_the_way_keeps_the_triples(tmp_path):
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return super().training_step(model, inputs, num_items_in_batch)
 
-    chooser = Recording()
+    chooser = recording()
     changed = {"per_device_train_batch_size": 3, "auto_find_batch_size": True, "num_train_epochs": 1}
     run = trainer("bart", tmp_path, callbacks=[chooser], trainer_class=Small, **changed)
     run.train()
@@ -218,9 +237,46 @@ def test_a_smaller_batch_found_on_the_way_keeps_the_triples(tmp_path):
     assert len(chooser.state.history) == 1
 
 
+class Brevity(Scorer):
+    """No more than a scorer must have."""
+
+    name = "brevity"
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        assert references is None
+        return [SimpleNamespace(score=-float(len(summary))) for summary in summaries]
+
+
+def test_any_scorer_chooses_and_gives_its_name_to_metrics_and_columns(tmp_path):
+    chooser = callback(Brevity(), num_triples=4)
+    run = trainer("bart", tmp_path, callbacks=[chooser], eval_dataset=rows("bart", 4), num_train_epochs=1)
+    run.train()
+    state = chooser.state
+    assert state.reference_scores == [-float(len(summary)) for summary in rows("bart")["summary"]]
+    for triple in state.triples:
+        lengths = [len(text) for text in state.candidates[triple.document].texts]
+        assert lengths[triple.candidate] == max(lengths)
+    names = {"reference_brevity", "candidate_brevity", "positive_brevity", "negative_brevity"}
+    assert set(state.history[0]) == {"epoch", "unscored", "num_triples", *names}
+    metrics = run.evaluate()
+    [*table] = map(json.loads, (tmp_path / "_quals" / "eval-2.jsonl").read_text().splitlines())
+    assert metrics["eval_brevity"] == sum(row["brevity"] for row in table) / 4
+    assert [row["brevity"] for row in table] == [-len(row["candidate"]) for row in table]
+    assert metrics["eval_brevity_unscored"] == 0.0
+
+
+def test_rouge_chooses_candidates_by_their_reference(tmp_path):
+    chooser = callback(RougeScorer(), positive_share=1.0, num_triples=4)
+    trainer("bart", tmp_path, callbacks=[chooser], num_train_epochs=1).train()
+    assert chooser.state.reference_scores == [1.0] * NUM_ROWS
+    for reference, candidates in zip(rows("bart")["summary"], chooser.state.candidates, strict=True):
+        for text, score in zip(candidates.texts, candidates.scores, strict=True):
+            assert math.isnan(score) if not text else score == mean_rouge(reference, text)
+
+
 @pytest.mark.parametrize("disable_tqdm", [True, False])
 def test_progress_bars_obey_disable_tqdm(tmp_path, capsys, disable_tqdm):
-    trainer("bart", tmp_path, callbacks=[Recording()], num_train_epochs=1, disable_tqdm=disable_tqdm).train()
+    trainer("bart", tmp_path, callbacks=[recording()], num_train_epochs=1, disable_tqdm=disable_tqdm).train()
     shown = capsys.readouterr().err
     for bar in ("Checking the training set", "Candidates of epoch 0"):
         assert (bar in shown) is not disable_tqdm
@@ -236,7 +292,7 @@ def test_evaluation_scores_what_the_model_writes_and_shows_it(tmp_path, monkeypa
         "bart",
         tmp_path,
         model=model,
-        callbacks=[Unsure(num_eval_samples=4)],
+        callbacks=[recording(Unsure(), num_eval_samples=4)],
         eval_dataset=data,
         report_to="tensorboard",
     )
@@ -251,18 +307,18 @@ def test_evaluation_scores_what_the_model_writes_and_shows_it(tmp_path, monkeypa
         assert row["candidate"] == tokenizer.decode(written, skip_special_tokens=True).strip()
         assert row["reference"] == " ".join(row["document"].split()[:2])
     scores = [Unsure.rule(row["candidate"]) for row in table]
-    assert [row["quals"] for row in table] == [None if math.isnan(score) else score for score in scores]
+    assert [row["rule"] for row in table] == [None if math.isnan(score) else score for score in scores]
     scored = [score for score in scores if not math.isnan(score)]
     assert 0 < len(scored) < 4
-    assert metrics["eval_quals"] == sum(scored) / len(scored)
-    assert metrics["eval_quals_unscored"] == 1 - len(scored) / 4
-    assert run.state.log_history[-1]["eval_quals"] == metrics["eval_quals"]
+    assert metrics["eval_rule"] == sum(scored) / len(scored)
+    assert metrics["eval_rule_unscored"] == 1 - len(scored) / 4
+    assert run.state.log_history[-1]["eval_rule"] == metrics["eval_rule"]
 
     events = EventAccumulator(str(tmp_path / "events")).Reload()
-    assert events.Scalars("eval/quals")[0].value == pytest.approx(metrics["eval_quals"])
-    [text] = events.Tensors("eval/quals_samples/text_summary")
+    assert events.Scalars("eval/rule")[0].value == pytest.approx(metrics["eval_rule"])
+    [text] = events.Tensors("eval/rule_samples/text_summary")
     shown_table = text.tensor_proto.string_val[0].decode()
-    assert "| document | reference | candidate | quals |" in shown_table
+    assert "| document | reference | candidate | rule |" in shown_table
     assert all(row["document"] in shown_table for row in table)
 
 
@@ -284,12 +340,12 @@ def test_each_evaluation_set_has_its_own_score(tmp_path):
         assert len((tmp_path / "_quals" / f"eval_{name}-0.jsonl").read_text().splitlines()) == size
 
 
-def test_the_best_model_by_quals_is_loaded_at_the_end(tmp_path):
+def test_the_best_model_by_score_is_loaded_at_the_end(tmp_path):
     class Falling(Recording):
-        def score(self, documents, summaries, references):
-            super().score(documents, summaries, references)
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            results = super().score(documents, summaries, references=references)
             is_evaluation = len(summaries) <= 2
-            return [-float(len(self.asked)) if is_evaluation else self.rule(summary) for summary in summaries]
+            return [SimpleNamespace(score=-float(len(self.asked))) for _ in results] if is_evaluation else results
 
     changed = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     model = tiny_model("bart")
@@ -297,9 +353,9 @@ def test_the_best_model_by_quals_is_loaded_at_the_end(tmp_path):
         "bart",
         tmp_path,
         model=model,
-        callbacks=[Falling(num_eval_samples=2)],
+        callbacks=[recording(Falling(), num_eval_samples=2)],
         eval_dataset=rows("bart", 2),
-        metric_for_best_model="eval_quals",
+        metric_for_best_model="eval_rule",
         learning_rate=1e-2,
         **changed,
     )
@@ -390,10 +446,10 @@ def test_arguments_that_keep_old_rows_are_refused(tmp_path, changed, message):
 def test_a_sharded_model_needs_the_number_of_triples_beforehand(tmp_path):
     run = trainer("bart", tmp_path)
     run.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match="give QualsCallback num_triples"):
-        callback(num_triples=None).check(run)
+    with pytest.raises(ValueError, match="give QualsCallbackConfig num_triples"):
+        callback(num_triples=None).attach(run)
     with pytest.raises(ValueError, match="set fsdp_version to 2"):
-        callback().check(run)
+        callback().attach(run)
 
 
 def test_a_missing_tokenizer_is_refused_beside_the_users_collator(tmp_path):
@@ -402,11 +458,18 @@ def test_a_missing_tokenizer_is_refused_beside_the_users_collator(tmp_path):
         trainer("bart", tmp_path, callbacks=[callback()], data_collator=collator, processing_class=None)
 
 
-def test_a_scorer_that_cannot_score_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match="scorer must be a QualsScorer, got 'some/model'"):
+def test_what_is_no_scorer_is_refused_with_what_it_lacks(tmp_path):
+    nameless = SimpleNamespace(score=None, reads_references=False, settings=None)
+    with pytest.raises(
+        ValueError, match=r"must be a hf_quals.Scorer .* 'some/model' lacks name, reads_references, score"
+    ):
         QualsCallback("some/model")
-    with pytest.raises(ValueError, match="needs a scorer"):
+    with pytest.raises(ValueError, match="None lacks name"):
         QualsCallback(None)
+    with pytest.raises(ValueError, match=r"lacks name\.$"):
+        QualsCallback(nameless)
+    with pytest.raises(ValueError, match="is a class: make an object of it"):
+        QualsCallback(Recording)
     with pytest.raises(OSError, match="no-such-model"):
         QualsCallback(QualsScorer.from_pretrained(str(tmp_path / "no-such-model")))
 
@@ -433,9 +496,9 @@ def test_a_selection_without_a_document_is_refused(tmp_path):
             return math.nan
 
     with pytest.raises(ValueError, match="No document of 16 has both"):
-        trainer("bart", tmp_path, callbacks=[Unscored(num_triples=None)]).train()
+        trainer("bart", tmp_path, callbacks=[recording(Unscored(), num_triples=None)]).train()
     with pytest.raises(ValueError, match="6 triples were asked for, but only 0 of 16"):
-        trainer("bart", tmp_path, callbacks=[Unscored()]).train()
+        trainer("bart", tmp_path, callbacks=[recording(Unscored())]).train()
 
 
 def test_it_works_with_one_contrastive_trainer_that_knows_it_from_the_start(tmp_path):

@@ -63,8 +63,8 @@ def test_logits_are_those_of_a_pass_for_each_summary(family, with_adapter, share
     inputs, features = batch(family)
     output = both(family, model, inputs, share_document=share_document)
     sides = [
-        (output.positive_logits, output.positive_labels, [[t for t in row["labels"] if t >= 0] for row in features]),
-        (output.negative_logits, output.negative_labels, [row["negative_labels"] for row in features]),
+        (output.positive.logits, output.positive.labels, [[t for t in row["labels"] if t >= 0] for row in features]),
+        (output.negative.logits, output.negative.labels, [row["negative_labels"] for row in features]),
     ]
     for logits, labels, summaries in sides:
         assert logits.shape[:2] == labels.shape
@@ -117,8 +117,8 @@ def gradients(family, model, inputs, **options):
     """Of a loss that weighs the two sides differently."""
     model.zero_grad()
     output = both(family, model, inputs, **options)
-    positive, negative = output.positive_labels >= 0, output.negative_labels >= 0
-    (output.positive_logits[positive].square().sum() - output.negative_logits[negative].sum()).backward()
+    positive, negative = output.positive.labels >= 0, output.negative.labels >= 0
+    (output.positive.logits[positive].square().sum() - output.negative.logits[negative].sum()).backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 

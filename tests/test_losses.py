@@ -1,10 +1,13 @@
+import doctest
 import math
 
 import pytest
 import torch
 
+from hf_quals.contrastive import losses
 from hf_quals.contrastive.losses import (
     LOSSES,
+    SummaryLogits,
     hellinger,
     log_one_minus_prob,
     negative_log_likelihood,
@@ -19,10 +22,8 @@ def example(seed=0, dtype=torch.float64, scale=2.0):
     positive = scale * torch.randn(2, 3, 5, generator=generator, dtype=dtype)
     negative = scale * torch.randn(2, 4, 5, generator=generator, dtype=dtype)
     return (
-        positive,
-        torch.tensor([[1, 2, 4], [3, 4, -100]]),
-        negative,
-        torch.tensor([[0, 2, 4, 4], [3, -100, 4, -100]]),
+        SummaryLogits(positive, torch.tensor([[1, 2, 4], [3, 4, -100]])),
+        SummaryLogits(negative, torch.tensor([[0, 2, 4, 4], [3, -100, 4, -100]])),
     )
 
 
@@ -37,55 +38,66 @@ def probabilities(logits, labels):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(3))
 def test_unlikelihood_is_its_formula_literally(seed, smoothing):
-    positive_logits, positive_labels, negative_logits, negative_labels = example(seed)
+    of_positive, of_negative = example(seed)
     positive = negative = 0.0
-    for p, token in probabilities(positive_logits, positive_labels):
+    for p, token in probabilities(*of_positive):
         positive += (1 - smoothing) * -math.log(p[token]) + smoothing / 5 * sum(-math.log(q) for q in p)
-    for p, token in probabilities(negative_logits, negative_labels):
+    for p, token in probabilities(*of_negative):
         negative += (1 - smoothing) * -math.log(1 - p[token]) + smoothing / 5 * sum(-math.log(1 - q) for q in p)
-    sums = unlikelihood(positive_logits, positive_labels, negative_logits, negative_labels, smoothing)
-    assert [value.item() for value in sums] == pytest.approx([positive, negative], rel=1e-9)
+    sums = unlikelihood(of_positive, of_negative, smoothing)
+    assert [sums.positive.item(), sums.negative.item()] == pytest.approx([positive, negative], rel=1e-9)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_returns_the_log_probability_of_each_negative_token(name, smoothing):
+    positive, negative = example()
+    expected = [math.log(p[token]) for p, token in probabilities(*negative)]
+    log_probs = LOSSES[name](positive, negative, smoothing).negative_log_probs
+    assert log_probs.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_examples_in_the_docstrings_run():
+    results = doctest.testmod(losses)
+    assert results.attempted >= 5 * len(LOSSES)
+    assert results.failed == 0
 
 
 def test_hellinger_adds_the_square_root_of_every_negative_token_s_probability():
     arguments = example()
-    expected = sum(math.sqrt(p[token]) for p, token in probabilities(*arguments[2:]))
-    positive, negative = hellinger(*arguments)
-    assert positive.item() == pytest.approx(unlikelihood(*arguments)[0].item())
-    assert negative.item() == pytest.approx(expected, rel=1e-9)
+    expected = sum(math.sqrt(p[token]) for p, token in probabilities(*arguments[1]))
+    sums = hellinger(*arguments)
+    assert sums.positive.item() == pytest.approx(unlikelihood(*arguments).positive.item())
+    assert sums.negative.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_hellinger_is_one_minus_the_squared_distance_to_the_one_hot_distribution():
     logits = torch.randn(1, 1, 5, generator=torch.Generator().manual_seed(0))
     p, one_hot = logits.softmax(-1)[0, 0], torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
     squared_distance = ((p.sqrt() - one_hot.sqrt()) ** 2).sum() / 2
-    assert hellinger(logits, torch.tensor([[1]]), logits, torch.tensor([[2]]))[1].item() == pytest.approx(
-        1 - squared_distance.item(), rel=1e-5
-    )
+    sums = hellinger(SummaryLogits(logits, torch.tensor([[1]])), SummaryLogits(logits, torch.tensor([[2]])))
+    assert sums.negative.item() == pytest.approx(1 - squared_distance.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ranking_is_its_formula_literally(seed):
-    positive_logits, positive_labels, negative_logits, negative_labels = example(seed)
+    of_positive, of_negative = example(seed)
     expected = 0.0
     for row in range(2):
-        positive = [
-            math.log(p[t]) for p, t in probabilities(positive_logits[row : row + 1], positive_labels[row : row + 1])
-        ]
-        negative = [
-            math.log(p[t]) for p, t in probabilities(negative_logits[row : row + 1], negative_labels[row : row + 1])
-        ]
+        positive, negative = (
+            [math.log(p[token]) for p, token in probabilities(logits[row : row + 1], labels[row : row + 1])]
+            for logits, labels in (of_positive, of_negative)
+        )
         margin = sum(negative) / len(negative) - sum(positive) / len(positive) + 1
         expected += len(negative) * max(0.0, margin)
-    assert ranking(positive_logits, positive_labels, negative_logits, negative_labels)[1].item() == pytest.approx(
-        expected
-    )
+    assert ranking(of_positive, of_negative).negative.item() == pytest.approx(expected)
 
 
 def test_ranking_leaves_a_summary_alone_that_is_improbable_enough():
     certain = torch.tensor([[[20.0, 0.0, 0.0]]])
     logits = certain.clone().requires_grad_()
-    loss = ranking(certain, torch.tensor([[0]]), logits, torch.tensor([[1]]))[1]
+    positive, negative = SummaryLogits(certain, torch.tensor([[0]])), SummaryLogits(logits, torch.tensor([[1]]))
+    loss = ranking(positive, negative).negative
     loss.backward()
     assert loss.item() == 0.0
     assert logits.grad.abs().max() == 0.0
@@ -94,12 +106,15 @@ def test_ranking_leaves_a_summary_alone_that_is_improbable_enough():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_finite_differences(name, smoothing):
-    positive_logits, positive_labels, negative_logits, negative_labels = example()
+    positive, negative = example()
 
-    def loss(positive, negative):
-        return sum(LOSSES[name](positive, positive_labels, negative, negative_labels, smoothing))
+    def loss(positive_logits, negative_logits):
+        sums = LOSSES[name](
+            SummaryLogits(positive_logits, positive.labels), SummaryLogits(negative_logits, negative.labels), smoothing
+        )
+        return sums.positive + sums.negative
 
-    assert torch.autograd.gradcheck(loss, (positive_logits.requires_grad_(), negative_logits.requires_grad_()))
+    assert torch.autograd.gradcheck(loss, (positive.logits.requires_grad_(), negative.logits.requires_grad_()))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -107,8 +122,9 @@ def test_gradients_are_those_of_finite_differences(name, smoothing):
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_and_gradients_are_finite_where_a_negative_token_is_certain(name, dtype, smoothing):
     logits = torch.tensor([[[100.0, 0.0, -3.0], [0.0, 1e4, 0.0]]], dtype=dtype).requires_grad_()
-    labels = torch.tensor([[0, 1]])
-    loss = sum(LOSSES[name](logits, labels, logits, labels, smoothing))
+    summary = SummaryLogits(logits, torch.tensor([[0, 1]]))
+    sums = LOSSES[name](summary, summary, smoothing)
+    loss = sums.positive + sums.negative
     loss.backward()
     assert loss.dtype == torch.float32
     assert loss.isfinite()
@@ -124,7 +140,8 @@ def test_log_one_minus_prob_is_exact_where_the_probability_rounds_to_one():
 
 def test_unlikelihood_pushes_a_certain_negative_token_down():
     logits = torch.tensor([[[50.0, 0.0, 0.0]]], requires_grad=True)
-    unlikelihood(logits.detach(), torch.tensor([[-100]]), logits, torch.tensor([[0]]))[1].backward()
+    positive = SummaryLogits(logits.detach(), torch.tensor([[-100]]))
+    unlikelihood(positive, SummaryLogits(logits, torch.tensor([[0]]))).negative.backward()
     assert logits.grad[0, 0].tolist() == pytest.approx([1.0, -0.5, -0.5])
 
 
@@ -132,16 +149,19 @@ def test_unlikelihood_pushes_a_certain_negative_token_down():
 def test_likelihood_is_the_one_of_transformers(smoothing):
     from transformers.trainer_pt_utils import LabelSmoother
 
-    logits, labels, _, _ = example(dtype=torch.float32)
-    expected = LabelSmoother(epsilon=smoothing)({"logits": logits}, labels) * (labels != -100).sum()
-    assert negative_log_likelihood(logits, labels, smoothing).item() == pytest.approx(expected.item(), rel=1e-6)
+    positive, _ = example(dtype=torch.float32)
+    num_tokens = (positive.labels != -100).sum()
+    expected = LabelSmoother(epsilon=smoothing)({"logits": positive.logits}, positive.labels) * num_tokens
+    assert negative_log_likelihood(positive, smoothing).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_row_without_a_negative_adds_nothing(name):
-    positive_logits, positive_labels, negative_logits, negative_labels = example()
-    negative_labels[1] = -100
-    whole = LOSSES[name](positive_logits, positive_labels, negative_logits, negative_labels)[1]
-    row = LOSSES[name](positive_logits[:1], positive_labels[:1], negative_logits[:1], negative_labels[:1])[1]
-    assert whole.item() == pytest.approx(row.item())
-    assert LOSSES[name](positive_logits, positive_labels, negative_logits, torch.full((2, 4), -100))[1].item() == 0.0
+    positive, negative = example()
+    negative.labels[1] = -100
+    whole = LOSSES[name](positive, negative)
+    row = LOSSES[name](*(SummaryLogits(side.logits[:1], side.labels[:1]) for side in (positive, negative)))
+    assert whole.negative.item() == pytest.approx(row.negative.item())
+    nothing = LOSSES[name](positive, SummaryLogits(negative.logits, torch.full((2, 4), -100)))
+    assert nothing.negative.item() == 0.0
+    assert nothing.negative_log_probs.shape == (0,)

@@ -32,21 +32,21 @@ def run(tmp_path_factory):
     return run
 
 
-def quals_rows(run):
+def score_rows(run):
     evaluations = [entry for entry in run.state.log_history if "eval_quals" in entry]
     assert [entry["step"] for entry in evaluations] == [0, 3, 6]
     return [
         {
             "metric": "eval_quals",
             "step": entry["step"],
-            "QUALS": entry["eval_quals"],
+            "score": entry["eval_quals"],
             "unscored": entry["eval_quals_unscored"],
         }
         for entry in (evaluations[0], evaluations[2])
     ]
 
 
-def test_a_saved_model_tells_base_data_settings_and_quals_before_and_after(run, tmp_path):
+def test_a_saved_model_tells_base_data_settings_and_scores_before_and_after(run, tmp_path):
     run.save_model(str(tmp_path / "saved"))
     card = ModelCard.load(tmp_path / "saved" / "README.md")
     assert card.data.base_model == "someone/tiny-bart"
@@ -58,11 +58,12 @@ def test_a_saved_model_tells_base_data_settings_and_quals_before_and_after(run, 
         "- loss: unlikelihood, label smoothing 0.1",
         "- S+ and S-: num_candidates 3, top_k 50, max_new_tokens 8, positive_share 0.7, negative_share 0.7, "
         "refresh_every 1",
-        "- score: QUALS, variant quals, at most 10 pairs",
+        "- score: quals, num_beams 8, num_beam_groups 8, diversity_penalty 0.5, min_new_tokens 8, max_new_tokens 60, "
+        "max_pairs 10, max_length 1024, variant quals",
     ):
         assert f"\n{line}\n" in card.text
     assert markdown(run.quals_callback.state.history) in card.text  # the model's samples at each refresh
-    assert markdown(quals_rows(run)) in card.text
+    assert markdown(score_rows(run)) in card.text
 
 
 def test_a_pushed_models_card_holds_it_beside_the_trainers_own(run):
@@ -70,14 +71,14 @@ def test_a_pushed_models_card_holds_it_beside_the_trainers_own(run):
     card = ModelCard.load(f"{run.args.output_dir}/README.md")
     assert "## Training procedure" in card.text
     assert card.text.count("## Contrastive training") == 1
-    assert markdown(quals_rows(run)) in card.text
+    assert markdown(score_rows(run)) in card.text
     assert card.data.base_model == "someone/tiny-bart"
 
 
-def test_a_card_that_is_there_keeps_its_text_and_gets_the_section_once(run, tmp_path):
+def test_a_card_that_is_there_keeps_its_text_and_gets_the_section_once(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\ntags: [news]\n---\n\n# Mine\n\nKeep this.\n")
     for _ in range(2):
-        add_contrastive_training(run, tmp_path)
+        add_contrastive_training(tmp_path, base_model="", dataset=None, loss="ranking")
     card = ModelCard.load(tmp_path / "README.md")
     assert "Keep this." in card.text
     assert card.text.count("## Contrastive training") == 1

@@ -18,8 +18,8 @@ from contrastive_world import rows
 from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
-from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallback
-from hf_quals.judges.rouge import RougeCallback, mean_rouge, rouge
+from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallbackConfig
+from hf_quals.judges.rouge import RougeScorer, mean_rouge, rouge
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -31,7 +31,7 @@ import real_text  # noqa: E402
 import train_qagen  # noqa: E402
 
 
-CONSEQ = (conseq.ConseqArguments, ContrastiveSeq2SeqTrainingArguments)
+CONSEQ = (conseq.ConseqArguments, QualsCallbackConfig, ContrastiveSeq2SeqTrainingArguments)
 QAGEN = (train_qagen.QAGenArguments, Seq2SeqTrainingArguments)
 
 
@@ -249,14 +249,20 @@ def test_bad_flags_are_refused(monkeypatch, tmp_path, flags, message):
 
 
 def test_defaults_are_the_papers(monkeypatch, tmp_path):
-    args, training_args = parse(monkeypatch, "--dataset", "x", "--output_dir", tmp_path)
+    args, config, training_args = parse(monkeypatch, "--dataset", "x", "--output_dir", tmp_path)
     assert (training_args.learning_rate, training_args.num_train_epochs, training_args.max_grad_norm) == (3e-6, 2, 0.1)
     assert (training_args.adam_beta1, training_args.adam_beta2) == (0.9, 0.999)
     assert (training_args.lr_scheduler_type, training_args.label_smoothing_factor) == ("polynomial", 0.1)
-    callback = conseq.selection_callback(args, tiny_scorer())
-    assert type(callback) is QualsCallback
-    assert (callback.num_candidates, callback.top_k, callback.max_new_tokens) == (6, 50, 60)
-    assert (callback.positive_share, callback.negative_share) == (0.3, 0.3)
+    scorer = tiny_scorer()
+    callback = conseq.selection_callback(args.selection, config, scorer)
+    assert (callback.scorer, callback.config) == (scorer, QualsCallbackConfig())
+
+
+def test_rouge_takes_all_references_because_they_score_alike():
+    config = QualsCallbackConfig(positive_share=0.5, num_triples=7)
+    callback = conseq.selection_callback("rouge", config, tiny_scorer())
+    assert callback.scorer.name == "rouge"
+    assert callback.config == QualsCallbackConfig(positive_share=1.0, num_triples=7)
 
 
 def tiny_scorer():
@@ -269,7 +275,7 @@ def test_flags_win_over_the_file_whose_lists_and_mappings_are_read(monkeypatch, 
     path = tmp_path / "recipe.yaml"
     values = {"dataset": "x", "lora_r": 4, "bf16": False, "learning_rate": 0.5}
     path.write_text(yaml.safe_dump({**values, "label_names": ["a", "b"], "lr_scheduler_kwargs": {"power": 2.0}}))
-    args, training_args = parse(monkeypatch, path, "--output_dir", tmp_path, "--lora_r", 8)
+    args, _, training_args = parse(monkeypatch, path, "--output_dir", tmp_path, "--lora_r", 8)
     assert (args.dataset, args.lora_r, training_args.bf16, training_args.learning_rate) == ("x", 8, False, 0.5)
     assert (training_args.label_names, training_args.lr_scheduler_kwargs) == (["a", "b"], {"power": 2.0})
 
@@ -325,8 +331,9 @@ def test_rouge_counts_words_pairs_of_words_and_the_longest_common_subsequence():
     assert mean_rouge("the cat sat down", "the cat has sat") == pytest.approx((3 / 4 + 1 / 3 + 3 / 4) / 3)
 
 
-def test_rouge_callback_scores_summaries_against_references_and_not_documents():
-    assert RougeCallback().score(["dog"] * 2, ["the cat", "dog"], ["the cat"] * 2) == [1.0, 0.0]
+def test_rouge_scores_summaries_against_references_and_not_documents():
+    results = RougeScorer().score(["dog"] * 2, ["the cat", "dog"], references=["the cat"] * 2)
+    assert [result.score for result in results] == [1.0, 0.0]
 
 
 # ---- What is measured on real text ----

@@ -1,6 +1,11 @@
-import torch
+"""Candidates belong to their documents and seeds, and sampling them disturbs nothing."""
 
-from hf_quals.contrastive.sampling import SeededTopKSampling
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import tiny_model, tiny_tokenizer
+
+from hf_quals.contrastive.sampling import CandidateSampler, SeededTopKSampling
 
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
@@ -33,3 +38,42 @@ def test_the_global_random_state_is_left_alone():
 
 def test_a_top_k_above_the_vocabulary_takes_all_of_it():
     assert set(sampled(range(200), top_k=50).flatten().tolist()) == {0, 1, 2, 3}
+
+
+@pytest.fixture(scope="module", params=["bart", "t5", "llama"])
+def sampler(request):
+    return CandidateSampler(tiny_model(request.param), tiny_tokenizer(request.param), Accelerator(cpu=True))
+
+
+def prompts(sampler):
+    return [torch.tensor(sampler.tokenizer(text)["input_ids"]) for text in ("ann ran?", "bob sat on the red sun?")]
+
+
+def test_candidates_are_those_of_their_seeds_whatever_else_is_in_the_batch(sampler):
+    both, alone = prompts(sampler), prompts(sampler)[1:]
+    together = sampler.sample(both, [[1, 2, 3], [4, 5, 6]], top_k=50, max_new_tokens=6)
+    assert [len(candidates) for candidates in together] == [3, 3]
+    assert sampler.sample(alone, [[4, 5, 6]], top_k=50, max_new_tokens=6) == together[1:]
+    assert sampler.sample(alone, [[7, 8, 9]], top_k=50, max_new_tokens=6) != together[1:]
+    eos = sampler.tokenizer.eos_token_id
+    for token_ids in together[0] + together[1]:
+        assert 1 <= len(token_ids) <= 6
+        assert eos not in token_ids[:-1]
+
+
+def test_search_writes_what_generate_writes(sampler):
+    for prompt, written in zip(prompts(sampler), sampler.search(prompts(sampler), max_new_tokens=5), strict=True):
+        generated = sampler.model.generate(prompt[None], max_new_tokens=5, do_sample=False, pad_token_id=0)[0]
+        start = 1 if sampler.is_encoder_decoder else len(prompt)
+        assert written == generated[start:].tolist()[: len(written)]
+        assert set(generated[start:].tolist()[len(written) :]) <= {0}
+
+
+def test_the_models_mode_and_the_random_state_are_left_alone(sampler):
+    before = torch.get_rng_state()
+    for mode in (True, False):
+        sampler.model.train(mode)
+        sampler.sample(prompts(sampler), [[1], [2]], top_k=5, max_new_tokens=2)
+        sampler.search(prompts(sampler), max_new_tokens=2, num_beams=2)
+        assert sampler.model.training is mode
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,9 @@
 """What ContrastiveSeq2SeqTrainer computes: Seq2SeqTrainer's loss without negatives, the published one with them."""
 
+import functools
+import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_quals import ContrastiveSeq2SeqTrainer
+from hf_quals.contrastive.losses import LOSSES
 
 
 FAMILIES = ["bart", "t5", "llama"]
@@ -120,6 +124,33 @@ def test_a_batch_whose_rows_have_no_negative_has_seq2seq_trainers_loss(tmp_path,
     batch = one_batch(run, data)
     expected = Seq2SeqTrainer.compute_loss(run, run.model, dict(batch))
     assert torch.equal(run.compute_loss(run.model, dict(batch)), expected)
+
+
+def pulled(positive, negative, label_smoothing=0.0, *, weight=1.0):
+    """A user's own loss: as the Hellinger loss, with s- weighed otherwise."""
+    sums = LOSSES["hellinger"](positive, negative, label_smoothing)
+    return sums._replace(negative=weight * sums.negative)
+
+
+def test_a_function_of_the_users_is_the_loss(tmp_path):
+    data, model = rows("bart", 4, negatives=True), tiny_model("bart")
+    losses = {}
+    for loss in ("hellinger", pulled, functools.partial(pulled, weight=3.0)):
+        run = trainer("bart", tmp_path, data=data, model=model, contrastive_loss=loss)
+        losses[loss] = run.compute_loss(model, one_batch(run, data)).item()
+    name, same, heavier = losses.values()
+    assert same == name
+    assert heavier > name
+
+
+def test_a_function_is_saved_by_its_name_and_one_that_cannot_be_is_refused(tmp_path):
+    args = arguments(tmp_path, contrastive_loss=pulled)
+    assert args.contrastive_loss_name == f"{__name__}.pulled"
+    assert json.loads(args.to_json_string())["contrastive_loss"] == f"{__name__}.pulled"
+    assert pickle.loads(pickle.dumps(args)).contrastive_loss is pulled
+    assert arguments(tmp_path).to_dict()["contrastive_loss"] == "unlikelihood"
+    with pytest.raises(ValueError, match="must be a function of a module, which is saved by its name, got <function"):
+        arguments(tmp_path, contrastive_loss=lambda *summaries: pulled(*summaries))
 
 
 @pytest.mark.parametrize("loss", ["hellinger", "ranking"])
@@ -310,7 +341,9 @@ def test_a_missing_tokenizer_is_refused(tmp_path):
 def test_arguments_of_another_class_and_unknown_losses_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be ContrastiveSeq2SeqTrainingArguments, got Seq2SeqTrainingArguments"):
         ContrastiveSeq2SeqTrainer(tiny_model("bart"), Seq2SeqTrainingArguments(str(tmp_path)))
-    with pytest.raises(ValueError, match="contrastive_loss must be one of unlikelihood, hellinger, ranking, got 'x'"):
+    with pytest.raises(
+        ValueError, match="contrastive_loss must be one of unlikelihood, hellinger, ranking, or a function, got 'x'"
+    ):
         arguments(tmp_path, contrastive_loss="x")
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from conftest import tiny_model
+from conftest import tiny_model, tiny_qagen
 from contrastive_world import callback, emptied, rows, trainer, weights, without_dropout
 from safetensors.torch import save_file
 from transformers import TrainerCallback
@@ -20,11 +20,11 @@ class Counted(QualsScorer):
     calls = 0
     kill_at: int | None = None
 
-    def score(self, documents, summaries, *, batch_size=8):
+    def score(self, documents, summaries, **kwargs):
         type(self).calls += 1
         if self.calls == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().score(documents, summaries, batch_size=batch_size)
+        return super().score(documents, summaries, **kwargs)
 
 
 class KillAtStep(TrainerCallback):
@@ -57,8 +57,8 @@ def main(arguments=None):
 
     model = tiny_model(options.family)
     model = without_dropout(model) if options.no_dropout else model
-    chooser = callback(num_triples=options.num_triples)
-    chooser.scorer = Counted(**vars(chooser.scorer))
+    scorer = Counted(tiny_qagen("bart"), num_beams=8, num_beam_groups=8)
+    chooser = callback(scorer, num_triples=options.num_triples)
     Counted.calls, Counted.kill_at = 0, options.kill_at_score
     data = rows(options.family, options.num_rows, negatives=options.fixed_negatives)
     if options.fixed_negatives:

@@ -7,17 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.trainer_utils import has_length
 
 from .losses import IGNORE_INDEX
 
 
 NEGATIVE_LABELS = "negative_labels"
-
-
-def has_rows(dataset: Any) -> bool:
-    """Whether rows can be read by their number, and there is one."""
-    return not isinstance(dataset, torch.utils.data.IterableDataset) and has_length(dataset) and len(dataset) > 0
 
 
 class ContrastiveDataset(torch.utils.data.Dataset):
@@ -37,6 +31,10 @@ class ContrastiveDataset(torch.utils.data.Dataset):
         self.dataset = dataset
         self.rows: list[int] | None = None
         self.negatives: list[list[int]] = []
+
+    def show_all(self) -> None:
+        """Shows the whole training set again."""
+        self.rows, self.negatives = None, []
 
     def set_triples(self, rows: Sequence[int], negatives: Sequence[Sequence[int]]) -> None:
         """

@@ -1,6 +1,6 @@
-"""
-One forward pass for s+ and s- that computes their document once. Both functions return the logits of both summaries
-with the labels they belong to.
+"""One forward pass for s+ and s- that computes their document once.
+
+Both functions return the logits of both summaries with the labels they belong to.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .losses import IGNORE_INDEX
+from ..qagen.packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations
+from .losses import IGNORE_INDEX, SummaryLogits
 
 
 class ContrastiveOutput(NamedTuple):
     """
     Args:
-        positive_logits (`torch.Tensor` of shape `(batch, positive_tokens, vocabulary)`): Logits of each token of s+.
-        positive_labels (`torch.LongTensor` of shape `(batch, positive_tokens)`): The tokens of s+, padded with -100.
-        negative_logits (`torch.Tensor` of shape `(batch, negative_tokens, vocabulary)`): Logits of each token of s-.
-        negative_labels (`torch.LongTensor` of shape `(batch, negative_tokens)`): The tokens of s-, padded with -100.
+        positive (`SummaryLogits`): s+ of each document.
+        negative (`SummaryLogits`): s- of each document.
         outputs (`~transformers.utils.ModelOutput`): What the model returned.
     """
 
-    positive_logits: torch.Tensor
-    positive_labels: torch.Tensor
-    negative_logits: torch.Tensor
-    negative_labels: torch.Tensor
+    positive: SummaryLogits
+    negative: SummaryLogits
     outputs: Any
 
 
@@ -44,8 +41,11 @@ def encode_once(model: PreTrainedModel, batch_size: int) -> Iterator[None]:
 
     Hooks, not a call of the encoder outside the model: the pass stays one forward of the wrapped model, which is what
     `DistributedDataParallel`, FSDP and DeepSpeed see.
+
+    The decoder's linear layers that read the encoder's states are told by the identity of what they are given: their
+    names differ from family to family, and what dropout or an adapter has changed before may not be halved.
     """
-    once = twice = None  # the encoder's states
+    once = twice = None  # the encoder's states, of shape (batch, tokens, size) and (2 * batch, tokens, size)
 
     def cut_batch(_module, args, kwargs):
         def cut(value):
@@ -109,12 +109,11 @@ def forward_encoder_decoder(
             outputs = model(**twice, use_cache=False)
     else:
         outputs = model(**twice, use_cache=False)
+    # (2 * batch, the longer summary's tokens, vocabulary)
     positive_logits, negative_logits = outputs["logits"].split(batch_size)
     return ContrastiveOutput(
-        positive_logits[:, : positive_labels.shape[1]],
-        positive_labels,
-        negative_logits[:, : negative_labels.shape[1]],
-        negative_labels,
+        SummaryLogits(positive_logits[:, : positive_labels.shape[1]], positive_labels),
+        SummaryLogits(negative_logits[:, : negative_labels.shape[1]], negative_labels),
         outputs,
     )
 
@@ -140,57 +139,63 @@ def forward_decoder_only(
             same result.
     """
     prompts, positives = split_prompts(inputs)
-    negatives = [row[row != IGNORE_INDEX] for row in inputs["negative_labels"]]
-    width = max(map(len, prompts))
-    device = inputs["input_ids"].device
-    prompt_ids = _left_padded(prompts, pad_token_id)
-    prompt_mask = _left_padded([torch.ones_like(prompt) for prompt in prompts], 0)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    negatives = [labels[labels != IGNORE_INDEX] for labels in inputs["negative_labels"]]
     positive_labels, negative_labels = _right_padded(positives, IGNORE_INDEX), _right_padded(negatives, IGNORE_INDEX)
-    num_positive, num_negative = positive_labels.shape[1], negative_labels.shape[1]
-    prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+    forward = _forward_behind_shared_prompts if share_document else _forward_behind_own_prompts
+    positive_logits, negative_logits, outputs = forward(
+        model, base, prompts, positive_labels, negative_labels, pad_token_id
+    )
+    return ContrastiveOutput(
+        SummaryLogits(positive_logits, positive_labels), SummaryLogits(negative_logits, negative_labels), outputs
+    )
 
-    def continued(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens, mask and positions of a continuation."""
-        held = labels != IGNORE_INDEX
-        positions = lengths[:, None] + torch.arange(labels.shape[1], device=device)
-        return labels.masked_fill(~held, pad_token_id), held.long(), positions
 
-    positive, negative = continued(positive_labels), continued(negative_labels)
-    # Positions whose logits are needed: the prompt's last token predicts the first of both summaries.
-    if share_document:
-        ids, held, positions = (
-            torch.cat(parts, dim=1)
-            for parts in zip((prompt_ids, prompt_mask, prompt_positions), positive, negative, strict=True)
-        )
-        mask = _two_continuations_mask(base, held.bool(), width, num_positive)
-        behind = [
-            torch.arange(width - 1, width + num_positive - 1),
-            torch.arange(width + num_positive, width + num_positive + num_negative - 1),
-        ]
-        keep = torch.cat(behind).to(device)
-        outputs = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
-        )
-        logits = outputs["logits"]
-        positive_logits = logits[:, :num_positive]
-        negative_logits = torch.cat([logits[:, :1], logits[:, num_positive:]], dim=1)[:, :num_negative]
-    else:
-        most = max(num_positive, num_negative)
-        labels = _right_padded([*positive_labels, *negative_labels], IGNORE_INDEX)
-        ids = labels.masked_fill(labels == IGNORE_INDEX, pad_token_id)
-        held = torch.cat([torch.cat([prompt_mask, prompt_mask]), (labels != IGNORE_INDEX).long()], dim=1)
-        restart = {"position_ids": (held.cumsum(-1) - 1).clamp(min=0)} if _accepts(base, "position_ids") else {}
-        outputs = model(
-            input_ids=torch.cat([torch.cat([prompt_ids, prompt_ids]), ids], dim=1),
-            attention_mask=held,
-            use_cache=False,
-            **restart,
-        )
-        logits = outputs["logits"][:, width - 1 : width + most - 1]
-        positive_logits, negative_logits = logits.split(len(prompts))
-        positive_logits, negative_logits = positive_logits[:, :num_positive], negative_logits[:, :num_negative]
-    return ContrastiveOutput(positive_logits, positive_labels, negative_logits, negative_labels, outputs)
+def _forward_behind_shared_prompts(model, base, prompts, positive_labels, negative_labels, pad_token_id):
+    prompt_ids, prompt_mask = _left_padded(prompts, pad_token_id)  # (batch, prompt_columns)
+    device = prompt_ids.device
+    # The prompt's last token predicts the first of both summaries, and nothing is predicted from their last. Padded
+    # summaries begin at the same columns in all rows.
+    sides = [
+        labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE_INDEX, pad_token_id).tolist()
+        for labels in (positive_labels, negative_labels)
+    ]
+    packed = pack_continuations(
+        [[Continuation(tokens, len(prompt)) for tokens in row] for prompt, *row in zip(prompts, *sides, strict=True)],
+        pad_token_id,
+    )
+    # (batch, 1, prompt_columns + columns, prompt_columns + columns)
+    mask = mask_behind_prompts(prompt_mask, packed.visible.to(device), with_prompts=True)
+    if base.config.get_text_config()._attn_implementation == "eager":
+        mask = additive_mask(mask, base.dtype)
+    outputs = model(
+        input_ids=torch.cat([prompt_ids, packed.input_ids.to(device)], dim=1),
+        attention_mask=mask,
+        position_ids=torch.cat([_positions(prompt_mask), packed.position_ids.to(device)], dim=1),
+        use_cache=False,
+        logits_to_keep=1 + packed.input_ids.shape[1],
+    )
+    logits = outputs["logits"]  # (batch, 1 + columns, vocabulary), from the prompt's last token on
+    positive_logits, negative_logits = (
+        torch.cat([logits[:, :1], logits[:, 1 + columns.start : 1 + columns.stop]], dim=1)
+        for columns in packed.spans[0]
+    )
+    return positive_logits[:, : positive_labels.shape[1]], negative_logits[:, : negative_labels.shape[1]], outputs
+
+
+def _forward_behind_own_prompts(model, base, prompts, positive_labels, negative_labels, pad_token_id):
+    prompt_ids, prompt_mask = _left_padded([*prompts, *prompts], pad_token_id)  # (2 * batch, prompt_columns)
+    labels = _right_padded([*positive_labels, *negative_labels], IGNORE_INDEX)  # (2 * batch, tokens)
+    ids = labels.masked_fill(labels == IGNORE_INDEX, pad_token_id)
+    mask = torch.cat([prompt_mask, (labels != IGNORE_INDEX).long()], dim=1)
+    outputs = model(
+        input_ids=torch.cat([prompt_ids, ids], dim=1),
+        attention_mask=mask,
+        use_cache=False,
+        **({"position_ids": _positions(mask)} if _accepts(base, "position_ids") else {}),
+    )
+    logits = outputs["logits"][:, prompt_ids.shape[1] - 1 : -1]  # (2 * batch, tokens, vocabulary)
+    positive_logits, negative_logits = logits.split(len(prompts))
+    return positive_logits[:, : positive_labels.shape[1]], negative_logits[:, : negative_labels.shape[1]], outputs
 
 
 def can_share_prompt(model: PreTrainedModel) -> bool:
@@ -227,12 +232,12 @@ def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[t
     """
     input_ids, labels = inputs["input_ids"], inputs["labels"]
     mask = inputs.get("attention_mask")
-    held = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+    is_token = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     prompts, summaries = [], []
-    for ids, row_labels, row_held in zip(input_ids, labels, held, strict=True):
+    for ids, row_labels, row_is_token in zip(input_ids, labels, is_token, strict=True):
         is_summary = row_labels != IGNORE_INDEX
-        prompt = ids[row_held & ~is_summary]
-        if not len(prompt) or is_summary[row_held][0]:
+        prompt = ids[row_is_token & ~is_summary]
+        if not len(prompt) or is_summary[row_is_token][0]:
             raise ValueError(
                 "The labels of a row mask no prompt: for a decoder-only model input_ids must hold prompt and summary, "
                 "and labels must be -100 on the prompt."
@@ -254,24 +259,15 @@ def _checkpoints_activations(model: PreTrainedModel) -> bool:
     )
 
 
-def _two_continuations_mask(model: PreTrainedModel, held: torch.Tensor, width: int, num_positive: int) -> torch.Tensor:
-    """Causal, without padding, and without s+ for s-: of shape `(batch, 1, tokens, tokens)`."""
-    size = held.shape[1]
-    index = torch.arange(size, device=held.device)
-    negative = index >= width + num_positive
-    positive = (index >= width) & ~negative
-    allowed = (index[:, None] >= index) & ~(negative[:, None] & positive)
-    allowed = (allowed & held[:, None, :]) | torch.eye(size, dtype=torch.bool, device=held.device)
-    mask = allowed[:, None]
-    if model.config.get_text_config()._attn_implementation == "eager":
-        lowest = torch.finfo(model.dtype).min
-        return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
-    return mask
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _right_padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=value)
 
 
-def _left_padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+def _left_padded(rows: list[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows, and 1 where they hold a token: both of shape `(batch, columns)`."""
+    ids = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+    return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")

@@ -1,13 +1,13 @@
-"""
-Losses on triples of a document, a summary to imitate (s+) and a summary to avoid (s-).
+"""Losses on triples of a document, a summary to imitate (s+) and a summary to avoid (s-).
 
 Pure functions of logits. Each returns two sums, one over the tokens of s+ and one over those of s-; the trainer adds
 them and divides by the number of tokens of both. All work in float32, whatever the type of the logits.
+`docs/losses.md` compares them.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -15,40 +15,55 @@ import torch
 IGNORE_INDEX = -100
 
 
-class ContrastiveLoss(Protocol):
+class SummaryLogits(NamedTuple):
     """
-    What every loss here is called with.
+    What the model says of one summary a document.
 
     Args:
-        positive_logits (`torch.Tensor` of shape `(batch, positive_tokens, vocabulary)`): Logits of each token of s+.
-        positive_labels (`torch.LongTensor` of shape `(batch, positive_tokens)`): The tokens of s+, -100 where there is
-            none.
-        negative_logits (`torch.Tensor` of shape `(batch, negative_tokens, vocabulary)`): Logits of each token of s-.
-        negative_labels (`torch.LongTensor` of shape `(batch, negative_tokens)`): The tokens of s-, -100 where there is
-            none. A row of -100 is a document without s-.
+        logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`): The logits that predict each token.
+        labels (`torch.LongTensor` of shape `(batch, tokens)`): The tokens, -100 where there is none. A row of -100 is
+            a document without such a summary.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+
+class ContrastiveSums(NamedTuple):
+    """
+    What a loss returns.
+
+    Args:
+        positive (`torch.Tensor`): A scalar in float32, the sum over the tokens of s+.
+        negative (`torch.Tensor`): A scalar in float32, the sum over the tokens of s-.
+        negative_log_probs (`torch.Tensor` of shape `(negative_tokens,)`): log p of each token of all s-, row by row;
+            their probabilities are logged.
+    """
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    negative_log_probs: torch.Tensor
+
+
+class ContrastiveLoss(Protocol):
+    """
+    What every loss here is, and any function that `contrastive_loss` of the training arguments takes.
+
+    Args:
+        positive (`SummaryLogits`): s+ of each document.
+        negative (`SummaryLogits`): s- of each document.
         label_smoothing (`float`, *optional*, defaults to 0.0): Weight of the uniform distribution.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: two scalars in float32, the sum over s+ and the sum over s-.
+        `ContrastiveSums`: the sums over both, and the log-probabilities of the tokens of s-.
     """
 
     def __call__(
-        self,
-        positive_logits: torch.Tensor,
-        positive_labels: torch.Tensor,
-        negative_logits: torch.Tensor,
-        negative_labels: torch.Tensor,
-        label_smoothing: float = 0.0,
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+        self, positive: SummaryLogits, negative: SummaryLogits, label_smoothing: float = 0.0
+    ) -> ContrastiveSums: ...
 
 
-def unlikelihood(
-    positive_logits: torch.Tensor,
-    positive_labels: torch.Tensor,
-    negative_logits: torch.Tensor,
-    negative_labels: torch.Tensor,
-    label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def unlikelihood(positive: SummaryLogits, negative: SummaryLogits, label_smoothing: float = 0.0) -> ContrastiveSums:
     r"""
     The loss of ConSeq (https://huggingface.co/papers/2105.04623, section 3.2), after
     https://huggingface.co/papers/1908.04319: s+ becomes more probable and every token of s- less.
@@ -58,46 +73,70 @@ def unlikelihood(
     With label smoothing e over a vocabulary V, on both sides as in the paper's runs:
     `(1 - e) * -log q_t + e / |V| * sum over v in V of -log q_v`, where q is p for s+ and 1 - p for s-.
 
-    Args and returns are those of [`ContrastiveLoss`]. The gradient with respect to the logits stays finite where
-    p(s-_t) is 1 ([`log_one_minus_prob`]).
+    The gradient with respect to the logits stays finite where p(s-_t) is 1 ([`log_one_minus_prob`]).
+
+    Args and returns are those of [`ContrastiveLoss`].
+
+    Relations:
+        - [`hellinger`] bounds the penalty of a token, which here grows without end as p goes to 1.
+        - [`ranking`] compares whole summaries, and leaves s- alone once it is improbable enough.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_quals.contrastive.losses import SummaryLogits, unlikelihood
+    >>> logits = torch.tensor([[[0.5, 0.25, 0.25]]]).log()  # one document, one token, a vocabulary of three
+    >>> positive, negative = (SummaryLogits(logits, torch.tensor([[token]])) for token in (0, 1))
+    >>> sums = unlikelihood(positive, negative)
+    >>> f"{sums.positive:.3f} {sums.negative:.3f}"  # -log 0.5 and -log(1 - 0.25)
+    '0.693 0.288'
+
+    ```
     """
-    positive = negative_log_likelihood(positive_logits, positive_labels, label_smoothing)
-    logits, labels = _tokens(negative_logits, negative_labels)
-    if not label_smoothing:
-        return positive, -log_one_minus_prob(logits, labels).sum()
-    log_probs = _log_one_minus_probs(logits)
-    per_token = (1 - label_smoothing) * _gather(log_probs, labels) + label_smoothing * log_probs.mean(-1)
-    return positive, -per_token.sum()
+    logits, labels = _tokens(negative)
+    if label_smoothing:
+        log_probs = logits.log_softmax(-1)
+        log_one_minus = _log_one_minus_probs(log_probs)
+        log_prob = _gather(log_probs, labels)
+        costs = -((1 - label_smoothing) * _gather(log_one_minus, labels) + label_smoothing * log_one_minus.mean(-1))
+    else:
+        log_prob, costs = _log_prob(logits, labels), -log_one_minus_prob(logits, labels)
+    return ContrastiveSums(negative_log_likelihood(positive, label_smoothing), costs.sum(), log_prob)
 
 
-def hellinger(
-    positive_logits: torch.Tensor,
-    positive_labels: torch.Tensor,
-    negative_logits: torch.Tensor,
-    negative_labels: torch.Tensor,
-    label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def hellinger(positive: SummaryLogits, negative: SummaryLogits, label_smoothing: float = 0.0) -> ContrastiveSums:
     r"""
-    As [`unlikelihood`], with a bounded penalty of s-: one minus the squared Hellinger distance between the model's
-    distribution and the one-hot distribution of the token, which is the square root of the token's probability.
+    s+ imitated, and a bounded penalty of s-: one minus the squared Hellinger distance between the model's distribution
+    and the one-hot distribution of the token, which is the square root of the token's probability. An option of the
+    code that https://huggingface.co/papers/2105.04623 was published with.
 
     `L = sum_t -log p(s+_t | x, s+_<t) + sum_t sqrt(p(s-_t | x, s-_<t))`
 
-    A token of s- costs at most 1, so that tokens which s- shares with s+ do not pull both sides apart without bound.
     Label smoothing acts on s+ alone. Args and returns are those of [`ContrastiveLoss`].
+
+    Relations:
+        - As [`unlikelihood`], but a token of s- costs at most 1, so that tokens which s- shares with s+ do not pull
+          both sides apart without bound.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_quals.contrastive.losses import SummaryLogits, hellinger
+    >>> logits = torch.tensor([[[0.5, 0.25, 0.25]]]).log()  # one document, one token, a vocabulary of three
+    >>> positive, negative = (SummaryLogits(logits, torch.tensor([[token]])) for token in (0, 1))
+    >>> sums = hellinger(positive, negative)
+    >>> f"{sums.positive:.3f} {sums.negative:.3f}"  # -log 0.5 and the square root of 0.25
+    '0.693 0.500'
+
+    ```
     """
-    positive = negative_log_likelihood(positive_logits, positive_labels, label_smoothing)
-    logits, labels = _tokens(negative_logits, negative_labels)
-    return positive, torch.exp(_log_prob(logits, labels) / 2).sum()
+    log_prob = _log_prob(*_tokens(negative))
+    return ContrastiveSums(negative_log_likelihood(positive, label_smoothing), torch.exp(log_prob / 2).sum(), log_prob)
 
 
-def ranking(
-    positive_logits: torch.Tensor,
-    positive_labels: torch.Tensor,
-    negative_logits: torch.Tensor,
-    negative_labels: torch.Tensor,
-    label_smoothing: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def ranking(positive: SummaryLogits, negative: SummaryLogits, label_smoothing: float = 0.0) -> ContrastiveSums:
     r"""
     s+ imitated, and s- kept one nat a token less probable than s+: the length-normalised ranking loss of BRIO
     (https://huggingface.co/papers/2203.16804, equation 8 beside cross-entropy) for one pair of summaries.
@@ -105,31 +144,49 @@ def ranking(
     `L = sum_t -log p(s+_t | x, s+_<t) + |s-| * max(0, f(s-) - f(s+) + 1)`, f(s) the mean of log p(s_t | x, s_<t)
 
     The ranking term of a document weighs as much as the tokens of its s-, so that dividing by the tokens of both sides
-    averages it. Once s- is improbable enough it has no gradient, unlike in [`unlikelihood`]. Label smoothing acts on
-    s+'s likelihood alone. Args and returns are those of [`ContrastiveLoss`].
+    averages it. Label smoothing acts on s+'s likelihood alone. Args and returns are those of [`ContrastiveLoss`].
+
+    Relations:
+        - Looks at s- as a whole, where [`unlikelihood`] and [`hellinger`] push every token of it down. Once s- is
+          improbable enough it has no gradient.
+        - Pulls s+ up a second time as long as s- is too near.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_quals.contrastive.losses import SummaryLogits, ranking
+    >>> logits = torch.tensor([[[0.5, 0.25, 0.25]]]).log()  # one document, one token, a vocabulary of three
+    >>> positive, negative = (SummaryLogits(logits, torch.tensor([[token]])) for token in (0, 1))
+    >>> sums = ranking(positive, negative)
+    >>> f"{sums.positive:.3f} {sums.negative:.3f}"  # -log 0.5 and log 0.25 - log 0.5 + 1
+    '0.693 0.307'
+
+    ```
     """
-    positive = negative_log_likelihood(positive_logits, positive_labels, label_smoothing)
-    lengths = (negative_labels != IGNORE_INDEX).sum(-1)
-    margin = _mean_log_prob(negative_logits, negative_labels) - _mean_log_prob(positive_logits, positive_labels) + 1
-    return positive, (lengths * margin.clamp(min=0)).sum()
+    log_prob = _log_prob(*_tokens(negative))
+    lengths = (negative.labels != IGNORE_INDEX).sum(-1)
+    positive_means = _row_means(_log_prob(*_tokens(positive)), positive.labels)
+    margin = _row_means(log_prob, negative.labels) - positive_means + 1
+    penalty = (lengths * margin.clamp(min=0)).sum()
+    return ContrastiveSums(negative_log_likelihood(positive, label_smoothing), penalty, log_prob)
 
 
 LOSSES: dict[str, ContrastiveLoss] = {"unlikelihood": unlikelihood, "hellinger": hellinger, "ranking": ranking}
 
 
-def negative_log_likelihood(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def negative_log_likelihood(summaries: SummaryLogits, label_smoothing: float = 0.0) -> torch.Tensor:
     r"""
     `sum_t -log p(s_t | x, s_<t)`, smoothed as Transformers' `LabelSmoother` does.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`): Logits of each token.
-        labels (`torch.LongTensor` of shape `(batch, tokens)`): The tokens, -100 where there is none.
+        summaries (`SummaryLogits`): Logits and tokens.
         label_smoothing (`float`, *optional*, defaults to 0.0): Weight of the uniform distribution.
 
     Returns:
         `torch.Tensor`: a scalar in float32.
     """
-    logits, labels = _tokens(logits, labels)
+    logits, labels = _tokens(summaries)
     return torch.nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
 
 
@@ -149,20 +206,20 @@ def log_one_minus_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     return others.logsumexp(-1) - logits.logsumexp(-1)
 
 
-def _log_one_minus_probs(logits: torch.Tensor) -> torch.Tensor:
+def _log_one_minus_probs(log_probs: torch.Tensor) -> torch.Tensor:
     """`log(1 - p)` of every token of the vocabulary; only the most probable one can have p > 1/2."""
-    most_probable = logits.argmax(-1, keepdim=True)
+    most_probable = log_probs.argmax(-1, keepdim=True)
     # Where p <= 1/2, log1p(-p) is stable. The most probable token is taken out of it before, and not replaced behind
     # it: the gradient of an infinite value is NaN even where its weight is 0.
-    others = logits.log_softmax(-1).scatter(-1, most_probable, -torch.inf)
+    others = log_probs.scatter(-1, most_probable, -torch.inf)
     return torch.log1p(-others.exp()).scatter(-1, most_probable, others.logsumexp(-1, keepdim=True))
 
 
-def _tokens(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The positions that hold a token, in float32 (a type of more bits is kept)."""
-    held = labels != IGNORE_INDEX
-    logits = logits[held]
-    return (logits if logits.dtype == torch.float64 else logits.float()), labels[held]
+def _tokens(summaries: SummaryLogits) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(tokens, vocabulary)` and `(tokens,)`: the positions that hold a token, in float32 (more bits are kept)."""
+    is_token = summaries.labels != IGNORE_INDEX
+    logits = summaries.logits[is_token]
+    return (logits if logits.dtype == torch.float64 else logits.float()), summaries.labels[is_token]
 
 
 def _log_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -174,9 +231,8 @@ def _gather(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-def _mean_log_prob(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over each row's tokens; 0 for a row without one."""
-    held = labels != IGNORE_INDEX
-    log_probs = _log_prob(*_tokens(logits, labels))
-    sums = log_probs.new_zeros(held.shape).masked_scatter(held, log_probs).sum(-1)
-    return sums / held.sum(-1).clamp(min=1)
+def _row_means(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Means over each row's tokens, of which `values` holds one each; 0 for a row without one."""
+    is_token = labels != IGNORE_INDEX
+    sums = values.new_zeros(is_token.shape).masked_scatter(is_token, values).sum(-1)
+    return sums / is_token.sum(-1).clamp(min=1)

@@ -1,11 +1,19 @@
-"""Top-k sampling whose outcome belongs to a document and not to a batch."""
+"""Candidates of a model: samples whose outcome belongs to a document and not to a batch, and what search writes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import LogitsProcessor
+from accelerate import Accelerator
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+
+from .rows import decode
 
 
 class SeededTopKSampling(LogitsProcessor):
@@ -43,3 +51,130 @@ class SeededTopKSampling(LogitsProcessor):
         sampled = tokens.gather(-1, (values + noise).argmax(-1, keepdim=True))
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(-1, sampled, 0.0)
+
+
+class CandidateSampler:
+    """
+    Writes summaries with a model, in training or not, and leaves its mode and the global random state as they were.
+
+    Every process must call it equally often where the model is sharded.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The summarizer.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, which has a pad token.
+        accelerator (`Accelerator`): Holds device and mixed precision.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, accelerator: Accelerator):
+        self.model, self.tokenizer, self.accelerator = model, tokenizer, accelerator
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether documents are read by an encoder."""
+        return self.model.config.is_encoder_decoder
+
+    def sample(
+        self, prompts: Sequence[torch.Tensor], seeds: Sequence[Sequence[int]], *, top_k: int, max_new_tokens: int
+    ) -> list[list[list[int]]]:
+        """
+        Samples candidates.
+
+        Args:
+            prompts (`Sequence[torch.Tensor]`): The tokens of each document or prompt.
+            seeds (`Sequence[Sequence[int]]`): The seeds of each, one a candidate; as many for all.
+            top_k (`int`): Tokens to sample from at each step.
+            max_new_tokens (`int`): The most tokens of a candidate.
+
+        Returns:
+            `list[list[list[int]]]`: the tokens of each document's candidates, end-of-sequence included.
+        """
+        num_candidates = len(seeds[0])
+        flat_seeds = [seed for of_document in seeds for seed in of_document]
+        sequences = self._generate(
+            prompts,
+            do_sample=True,
+            num_beams=1,
+            num_return_sequences=num_candidates,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([SeededTopKSampling(flat_seeds, top_k, max_new_tokens)]),
+        )
+        return [sequences[first : first + num_candidates] for first in range(0, len(sequences), num_candidates)]
+
+    def search(
+        self, prompts: Sequence[torch.Tensor], *, max_new_tokens: int, num_beams: int | None = None
+    ) -> list[list[int]]:
+        """
+        Writes one summary a document, greedily or by beam search.
+
+        Args:
+            prompts (`Sequence[torch.Tensor]`): The tokens of each document or prompt.
+            max_new_tokens (`int`): The most tokens of a summary.
+            num_beams (`int`, *optional*): Beams; those of the model's generation settings, or 1, if left out.
+
+        Returns:
+            `list[list[int]]`: the tokens of each summary, end-of-sequence included.
+        """
+        num_beams = num_beams or self.model.generation_config.num_beams or 1
+        return self._generate(prompts, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a candidate."""
+        return decode(self.tokenizer, token_ids)
+
+    def _generate(self, prompts: Sequence[torch.Tensor], **gen_kwargs: Any) -> list[list[int]]:
+        with _undisturbed(self.model, self.accelerator), self.accelerator.autocast():
+            generated = generate_from_prompts(
+                self.model,
+                [prompt.to(self.accelerator.device) for prompt in prompts],
+                pad_token_id=self.tokenizer.pad_token_id,
+                **gen_kwargs,
+            )
+        eos = self.model.generation_config.eos_token_id
+        ends = set(eos if isinstance(eos, list) else [eos])
+        return [_until(token_ids, ends) for token_ids in generated.tolist()]
+
+
+@torch.no_grad()
+def generate_from_prompts(
+    model: Any, prompts: list[torch.Tensor], *, pad_token_id: int, **gen_kwargs: Any
+) -> torch.Tensor:
+    """
+    Generates from documents (encoder–decoder) or prompts (decoder-only).
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The model.
+        prompts (`list[torch.Tensor]`): The tokens of each, on the model's device.
+        pad_token_id (`int`): Fills what no token fills.
+        **gen_kwargs: Arguments of `generate`.
+
+    Returns:
+        `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
+    """
+    is_encoder_decoder = model.config.is_encoder_decoder
+    side = "right" if is_encoder_decoder else "left"
+    input_ids = pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    ones = [torch.ones_like(prompt) for prompt in prompts]
+    generated = model.generate(
+        input_ids=input_ids,
+        attention_mask=pad_sequence(ones, batch_first=True, padding_side=side),
+        synced_gpus=is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
+        pad_token_id=pad_token_id,
+        **gen_kwargs,
+    )
+    return generated[:, 1 if is_encoder_decoder else input_ids.shape[1] :]
+
+
+@contextmanager
+def _undisturbed(model: Any, accelerator: Accelerator) -> Iterator[None]:
+    """Evaluates the model, and gives back its mode and the global random state."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _until(token_ids: list[int], ends: set[int]) -> list[int]:
+    return next((token_ids[: index + 1] for index, token in enumerate(token_ids) if token in ends), token_ids)

@@ -62,9 +62,8 @@ def select_triples(
             f"Each document needs a reference and its candidates: got {len(reference_scores)} scores of references, "
             f"{len(candidate_scores)} lists of candidates' scores."
         )
-    for name, share in (("positive_share", positive_share), ("negative_share", negative_share)):
-        if not 0 < share <= 1:
-            raise ValueError(f"{name} must be above 0 and at most 1, got {share}.")
+    check_share("positive_share", positive_share)
+    check_share("negative_share", negative_share)
 
     worst: dict[int, int] = {}
     for document, (reference, candidates) in enumerate(zip(reference_scores, candidate_scores, strict=True)):
@@ -90,6 +89,12 @@ def select_triples(
         by_margin.sort(key=lambda document: document not in selected)  # stable: the selection first
         selected = set(by_margin[:num_triples])
     return [Triple(document, worst[document]) for document in sorted(selected)]
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises a `ValueError` for a share that is not above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {share}.")
 
 
 def _share_of(documents: dict[int, int], share: float) -> int:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
 from .callback import QualsCallback
 from .card import add_contrastive_training
-from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq, has_rows
+from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
 from .forward import (
     ContrastiveOutput,
     can_share_prompt,
@@ -25,8 +24,16 @@ from .forward import (
     forward_encoder_decoder,
     split_prompts,
 )
-from .losses import IGNORE_INDEX, LOSSES
+from .losses import IGNORE_INDEX, LOSSES, ContrastiveLoss, ContrastiveSums
+from .rows import has_rows
+from .sampling import generate_from_prompts
 
+
+if TYPE_CHECKING:
+    LossOrName = str | ContrastiveLoss
+else:
+    # HfArgumentParser makes a flag of it, which is a name, and takes no union with a function.
+    LossOrName = str
 
 logger = logging.get_logger(__name__)
 
@@ -37,19 +44,45 @@ class ContrastiveSeq2SeqTrainingArguments(Seq2SeqTrainingArguments):
     [`~transformers.Seq2SeqTrainingArguments`] and the contrastive loss.
 
     Args:
-        contrastive_loss (`str`, *optional*, defaults to `"unlikelihood"`): The loss of rows with a negative:
-            `"unlikelihood"` as published, `"hellinger"` or `"ranking"` (`hf_quals.contrastive.losses`). Label
+        contrastive_loss (`str` or `Callable`, *optional*, defaults to `"unlikelihood"`): The loss of rows with a
+            negative: `"unlikelihood"` as published, `"hellinger"` or `"ranking"` (`hf_quals.contrastive.losses`), or a
+            function like these ([`~hf_quals.contrastive.losses.ContrastiveLoss`]) that stands in a module. Label
             smoothing is `label_smoothing_factor`, 0.1 in the paper's runs.
+
+    Raises:
+        `ValueError`: if `contrastive_loss` is neither the name of a loss nor a function that can be saved.
     """
 
-    contrastive_loss: str = field(
+    contrastive_loss: LossOrName = field(
         default="unlikelihood", metadata={"help": f"Loss of rows with a negative: {', '.join(LOSSES)}."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.contrastive_loss not in LOSSES:
-            raise ValueError(f"contrastive_loss must be one of {', '.join(LOSSES)}, got {self.contrastive_loss!r}.")
+        if callable(self.contrastive_loss):
+            try:
+                # Now and not at the first checkpoint, into which Trainer pickles its arguments.
+                pickle.dumps(self.contrastive_loss)
+            except (AttributeError, TypeError, pickle.PicklingError) as error:
+                raise ValueError(
+                    f"contrastive_loss must be a function of a module, which is saved by its name, got "
+                    f"{self.contrastive_loss!r}."
+                ) from error
+        elif self.contrastive_loss not in LOSSES:
+            raise ValueError(
+                f"contrastive_loss must be one of {', '.join(LOSSES)}, or a function, got {self.contrastive_loss!r}."
+            )
+
+    @property
+    def contrastive_loss_name(self) -> str:
+        """The name of the loss: a built-in one's, or `module.function`."""
+        loss = self.contrastive_loss
+        if isinstance(loss, str):
+            return loss
+        return f"{loss.__module__}.{loss.__qualname__}" if hasattr(loss, "__qualname__") else repr(loss)
+
+    def to_dict(self):
+        return {**super().to_dict(), "contrastive_loss": self.contrastive_loss_name}
 
 
 class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
@@ -133,21 +166,20 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         self.data_collator = DataCollatorForContrastiveSeq2Seq(self.data_collator)
         self._sums = torch.zeros(5)
         self._brings_negatives = has_rows(train_dataset) and NEGATIVE_LABELS in train_dataset[0]
-        self._resume_from: str | None = None
         self._evaluated: Any = None
         if self.quals_callback is not None:
             _pad_token_id(processing_class)
-            self.quals_callback.check(self)
+            self.quals_callback.attach(self)
             if self.train_dataset is not None:
                 self.train_dataset = ContrastiveDataset(self.train_dataset)
 
     @property
     def quals_callback(self) -> QualsCallback | None:
         """The [`QualsCallback`] among the callbacks, if there is one."""
-        found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, QualsCallback)]
-        if len(found) > 1:
+        callbacks = [callback for callback in self.callback_handler.callbacks if isinstance(callback, QualsCallback)]
+        if len(callbacks) > 1:
             raise ValueError("A trainer takes one QualsCallback: there is one training set to choose from.")
-        return found[0] if found else None
+        return callbacks[0] if callbacks else None
 
     @property
     def base_model(self):
@@ -165,16 +197,15 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if resume_from_checkpoint is True:
             # Found here and not by the parent: the negatives are restored before the parent reads its own state.
             resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
-        self._resume_from = resume_from_checkpoint or None
         if self.quals_callback is not None:
-            self.quals_callback.forget()
+            self.quals_callback.begin(resume_from_checkpoint or None)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self):
         # Here and not in on_train_begin: the schedule is computed from the number of triples, which is known only
         # after the first refresh.
         if self.quals_callback is not None and self.train_dataset is not None and self.is_in_train:
-            self.quals_callback.prepare(self, self._resume_from)
+            self.quals_callback.choose()
         return super().get_train_dataloader()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -183,24 +214,23 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             inputs = {**inputs, NEGATIVE_LABELS: torch.full_like(inputs["labels"][:, :1], IGNORE_INDEX)}
         output = self._forward(model, inputs)
-        positive, negative = LOSSES[self.args.contrastive_loss](
-            output.positive_logits,
-            output.positive_labels,
-            output.negative_logits,
-            output.negative_labels,
-            self.args.label_smoothing_factor,
-        )
-        num_positive = (output.positive_labels != IGNORE_INDEX).sum()
-        num_negative = (output.negative_labels != IGNORE_INDEX).sum()
+        sums = self._contrastive_loss(output.positive, output.negative, self.args.label_smoothing_factor)
+        num_positive = (output.positive.labels != IGNORE_INDEX).sum()
+        num_negative = (output.negative.labels != IGNORE_INDEX).sum()
         if num_items_in_batch is None:
-            loss = (positive + negative) / (num_positive + num_negative)
+            loss = (sums.positive + sums.negative) / (num_positive + num_negative)
         else:
-            loss = (positive + negative) / num_items_in_batch
+            loss = (sums.positive + sums.negative) / num_items_in_batch
             if self.args.average_tokens_across_devices:
                 # As the parent: gradients are averaged over processes, while the count is that of all processes.
                 loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        self._track(positive, num_positive, negative, num_negative, output)
+        self._track(sums, num_positive, num_negative)
         return (loss, output.outputs) if return_outputs else loss
+
+    @property
+    def _contrastive_loss(self) -> ContrastiveLoss:
+        loss = self.args.contrastive_loss
+        return LOSSES[loss] if isinstance(loss, str) else loss
 
     def _is_part_of_contrastive_step(self, model) -> bool:
         """
@@ -245,8 +275,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if self.quals_callback is not None and dataset is not None:
             if isinstance(dataset, str):
                 dataset = self.eval_dataset[dataset]
-            # Before the parent logs: QUALS is a metric like all others, good for metric_for_best_model.
-            metrics = self.quals_callback.evaluate(self, dataset, metric_key_prefix)
+            # Before the parent logs: the score is a metric like all others, good for metric_for_best_model.
+            metrics = self.quals_callback.evaluate(dataset, metric_key_prefix)
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
 
@@ -264,37 +294,9 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         gen_kwargs = gen_kwargs or {name: value for name, value in self._gen_kwargs.items() if value is not None}
         if "max_length" in gen_kwargs:
             gen_kwargs["max_new_tokens"] = gen_kwargs.pop("max_length")
-        generated = self.generate_from_prompts(prompts, **gen_kwargs)
+        generated = generate_from_prompts(self.model, prompts, pad_token_id=self._pad_token_id, **gen_kwargs)
         labels = torch.nn.utils.rnn.pad_sequence(summaries, batch_first=True, padding_value=IGNORE_INDEX)
         return loss, generated, labels if has_labels else None
-
-    def generate_from_prompts(self, prompts: list[torch.Tensor], **gen_kwargs: Any) -> torch.Tensor:
-        """
-        Generates from documents (encoder–decoder) or prompts (decoder-only).
-
-        Args:
-            prompts (`list[torch.Tensor]`): The tokens of each.
-            **gen_kwargs: Arguments of `generate`.
-
-        Returns:
-            `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
-        """
-        side = "right" if self.is_encoder_decoder else "left"
-        input_ids = torch.nn.utils.rnn.pad_sequence(
-            prompts, batch_first=True, padding_value=self._pad_token_id, padding_side=side
-        ).to(self.args.device)
-        mask = torch.nn.utils.rnn.pad_sequence(
-            [torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side=side
-        ).to(self.args.device)
-        synced_gpus = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self.model)
-        generated = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            synced_gpus=synced_gpus,
-            pad_token_id=self._pad_token_id,
-            **gen_kwargs,
-        )
-        return generated[:, 1 if self.is_encoder_decoder else input_ids.shape[1] :]
 
     # ---- Logging and saving ----
 
@@ -309,29 +311,39 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             # First of all that a checkpoint holds: where the rest is there, this is too.
             self.quals_callback.save_state(folder)
         super().save_model(str(folder), _internal_call)
-        if self._is_contrastive and self.args.should_save:
-            add_contrastive_training(self, folder)
+        if self.args.should_save:
+            self._add_to_model_card(folder)
 
     def create_model_card(self, *args, **kwargs):
         super().create_model_card(*args, **kwargs)
-        if self._is_contrastive and self.is_world_process_zero():
-            add_contrastive_training(self, Path(self.args.output_dir or "."))
+        if self.is_world_process_zero():
+            self._add_to_model_card(Path(self.args.output_dir or "."))
 
-    @property
-    def _is_contrastive(self) -> bool:
-        return self.quals_callback is not None or self._brings_negatives
+    def _add_to_model_card(self, folder: Path) -> None:
+        callback = self.quals_callback
+        if callback is None and not self._brings_negatives:
+            return
+        is_wrapped = isinstance(self.train_dataset, ContrastiveDataset)
+        add_contrastive_training(
+            folder,
+            base_model=self.base_model.config._name_or_path,
+            dataset=self.train_dataset.dataset if is_wrapped else self.train_dataset,
+            loss=f"{self.args.contrastive_loss_name}, label smoothing {self.args.label_smoothing_factor}",
+            selection=None if callback is None else callback.config.selection_settings(),
+            scorer=None if callback is None else callback.scorer,
+            refreshes=[] if callback is None or callback.state is None else callback.state.history,
+            log_history=self.state.log_history,
+        )
 
     @property
     def _pad_token_id(self) -> int:
         return _pad_token_id(self.processing_class)
 
-    def _track(self, positive, num_positive, negative, num_negative, output: ContrastiveOutput) -> None:
+    def _track(self, sums: ContrastiveSums, num_positive: torch.Tensor, num_negative: torch.Tensor) -> None:
         with torch.no_grad():
-            held = output.negative_labels != IGNORE_INDEX
-            logits, labels = output.negative_logits[held].float(), output.negative_labels[held]
-            log_probs = logits.gather(-1, labels[:, None]).squeeze(-1) - logits.logsumexp(-1)
-            sums = torch.stack([positive, num_positive, negative, num_negative, log_probs.exp().sum()]).detach()
-            self._sums = self._sums.to(sums.device) + sums
+            probability = sums.negative_log_probs.exp().sum()
+            parts = torch.stack([sums.positive, num_positive, sums.negative, num_negative, probability])
+            self._sums = self._sums.to(parts.device) + parts
 
     def _parts(self) -> dict[str, float]:
         """Means over all processes since the last call; nothing where no row had a negative."""

@@ -1,19 +1,20 @@
-"""ROUGE: how much of a reference's wording a summary has, and contrastive training that chooses by it."""
+"""ROUGE: how much of a reference's wording a summary has."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
-from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.rouge_scorer import RougeScorer as _RougeScorer
 
-from ..contrastive.callback import QualsCallback
+from ..scorers import Scorer, check_texts
 
 
 @functools.cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+def _scorer() -> _RougeScorer:
+    return _RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def rouge(reference: str, summary: str) -> dict[str, float]:
@@ -46,20 +47,28 @@ def mean_rouge(reference: str, summary: str) -> float:
     return fmean(rouge(reference, summary).values())
 
 
-class RougeCallback(QualsCallback):
-    """
-    [`QualsCallback`] that chooses S+ and S- by [`mean_rouge`] against the reference instead of QUALS.
+class RougeResult(NamedTuple):
+    """The mean of ROUGE-1/2/L F1 of one summary."""
 
-    References score 1 against themselves, all alike: with a `positive_share` below 1 the first of the documents
-    would be S+. What evaluations call `quals` is the mean ROUGE here.
+    score: float
 
-    Args:
-        positive_share (`float`, *optional*, defaults to 1.0): Share of the documents in S+.
-        **kwargs: The others of [`QualsCallback`], except `scorer`.
-    """
 
-    def __init__(self, *, positive_share: float = 1.0, **kwargs):
-        super().__init__(None, positive_share=positive_share, **kwargs)
+class RougeScorer(Scorer):
+    """Scores summaries by [`mean_rouge`] against their references; the documents are not read."""
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], references: Sequence[str]) -> list[float]:
-        return [mean_rouge(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
+    name = "rouge"
+    reads_references = True
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[RougeResult]:
+        if references is None:
+            raise ValueError("ROUGE compares summaries with references: pass references.")
+        check_texts(documents, summaries, batch_size, references=references)
+        pairs = zip(references, summaries, strict=True)
+        return [RougeResult(mean_rouge(reference, summary)) for reference, summary in pairs]

@@ -45,9 +45,10 @@ from hf_quals import (
     QAGenModel,
     QATemplate,
     QualsCallback,
+    QualsCallbackConfig,
     QualsScorer,
 )
-from hf_quals.judges.rouge import RougeCallback, rouge
+from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.training import DataCollatorForQAGen, Pair, Passage, QAGenTrainer, tokenize_passages
 
 
@@ -305,28 +306,29 @@ def train_method(
     if method == "mle":
         return model
     tokenizer = make_tokenizer()
-    common: dict[str, Any] = {
-        "document_column": "document",
-        "reference_column": "reference",
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "num_candidates": 4,
-        "negative_share": 0.8,  # nearly every document has a wrong one among its samples
-        "num_triples": args.num_triples,
-        "num_eval_samples": 0,
-        "batch_size": 64,
-    }
-    callbacks: dict[str, Callable[[], QualsCallback]] = {
-        "conseq_rouge": lambda: RougeCallback(**common),
-        "conseq_quals_once": lambda: QualsCallback(scorer, refresh_every=args.epochs, **common),
-        "conseq_quals": lambda: QualsCallback(scorer, **common),
-        "conseq_quals_hellinger": lambda: QualsCallback(scorer, **common),
-    }
+    config = QualsCallbackConfig(
+        max_new_tokens=MAX_NEW_TOKENS,
+        num_candidates=4,
+        # All references score alike by ROUGE.
+        positive_share=1.0 if method == "conseq_rouge" else 0.3,
+        negative_share=0.8,  # nearly every document has a wrong one among its samples
+        num_triples=args.num_triples,
+        refresh_every=args.epochs if method == "conseq_quals_once" else 1,
+        num_eval_samples=0,
+        batch_size=64,
+    )
     if method == "mle_filtered":
         results = scorer.score(
             [example.document for example in examples], [example.reference for example in examples], batch_size=64
         )
         best = sorted(range(len(examples)), key=lambda number: -results[number].score)
         examples = [examples[number] for number in sorted(best[: args.num_triples])]
+    callback = QualsCallback(
+        RougeScorer() if method == "conseq_rouge" else scorer,
+        config,
+        document_column="document",
+        reference_column="reference",
+    )
     batch_size = 8
     trainer = ContrastiveSeq2SeqTrainer(
         model=model,
@@ -342,7 +344,7 @@ def train_method(
         ),
         train_dataset=tokenized(examples, tokenizer),
         processing_class=tokenizer,
-        callbacks=[callbacks[method]()] if method in callbacks else [],
+        callbacks=[callback] if method.startswith("conseq") else [],
     )
     trainer.train()
     return model

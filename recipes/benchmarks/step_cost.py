@@ -41,8 +41,8 @@ from transformers import (
 
 from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments
 from hf_quals.contrastive.data import NEGATIVE_LABELS
-from hf_quals.contrastive.losses import IGNORE_INDEX, unlikelihood
-from hf_quals.files import markdown_table
+from hf_quals.contrastive.losses import IGNORE_INDEX, SummaryLogits, unlikelihood
+from hf_quals.reports import markdown_table
 
 
 MLE, CONTRASTIVE, TWO_PASSES = KINDS = ("MLE", "contrastive", "two passes")
@@ -134,9 +134,10 @@ class StepCostTrainer(ContrastiveSeq2SeqTrainer):
             else:
                 ids = torch.cat([documents, labels], dim=1)
                 logits = model(ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-            none = logits[:, :0], labels[:, :0]
-            sides = (*none, logits, labels) if labels is negative else (logits, labels, *none)
-            yield sum(unlikelihood(*sides, self.args.label_smoothing_factor)) / (positive.numel() + negative.numel())
+            summary, none = SummaryLogits(logits, labels), SummaryLogits(logits[:, :0], labels[:, :0])
+            sides = (none, summary) if labels is negative else (summary, none)
+            sums = unlikelihood(*sides, self.args.label_smoothing_factor)
+            yield (sums.positive + sums.negative) / (positive.numel() + negative.numel())
 
 
 def make_model(name: str, lora_r: int) -> Any:

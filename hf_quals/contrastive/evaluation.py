@@ -1,0 +1,79 @@
+"""How faithful the model writes now: a fixed sample summarized and scored, as metrics and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from ..scorers import Scorer
+from .config import QualsCallbackConfig
+from .rows import TextRows
+from .sampling import CandidateSampler
+from .scoring import mean_score, nan_to_none, none_to_nan, score_summaries
+
+
+def sample_rows(size: int, num_samples: int, seed: int) -> list[int]:
+    """The rows that every evaluation summarizes, in ascending order: the same for the same seed."""
+    return sorted(random.Random(seed).sample(range(size), min(num_samples, size)))
+
+
+def evaluate_sample(
+    sampler: CandidateSampler,
+    scorer: Scorer,
+    rows: TextRows,
+    config: QualsCallbackConfig,
+    *,
+    seed: int = 42,
+    num_beams: int | None = None,
+) -> list[dict[str, Any]]:
+    """
+    Summarizes and scores a fixed sample; processes share it, and all get the whole result.
+
+    Args:
+        sampler (`CandidateSampler`): Writes the summaries.
+        scorer (`Scorer`): Scores them.
+        rows (`TextRows`): Documents and references.
+        config (`QualsCallbackConfig`): How many documents, and how long summaries may be.
+        seed (`int`, *optional*, defaults to 42): Chooses the sample.
+        num_beams (`int`, *optional*): Beams; those of the model's generation settings, or 1, if left out.
+
+    Returns:
+        `list[dict]`: columns `document`, `reference`, `candidate` and the score by the scorer's name, `None` where a
+        summary has none.
+    """
+    sample = sample_rows(len(rows), config.num_eval_samples, seed)
+    table: dict[int, dict[str, Any]] = {}
+    with sampler.accelerator.split_between_processes(sample, apply_padding=True) as own_rows:
+        for first in range(0, len(own_rows), config.batch_size):
+            batch = own_rows[first : first + config.batch_size]
+            of_batch = [rows[row] for row in batch]
+            prompts = [row.prompt for row in of_batch]
+            written = sampler.search(prompts, max_new_tokens=config.max_new_tokens, num_beams=num_beams)
+            texts = [sampler.decode(token_ids) for token_ids in written]
+            to_score = [(row.document, text, row.reference) for row, text in zip(of_batch, texts, strict=True)]
+            scores = nan_to_none(score_summaries(scorer, to_score, config.batch_size))
+            for index, (document, text, reference), score in zip(batch, to_score, scores, strict=True):
+                table[index] = {"document": document, "reference": reference, "candidate": text, scorer.name: score}
+    # Rows of the padding come twice, with equal results.
+    of_all = dict(gather_object(list(table.items())))
+    return [of_all[row] for row in sample]
+
+
+def table_metrics(table: list[dict[str, Any]], name: str, prefix: str) -> dict[str, float]:
+    """`{prefix}_{name}`, the mean score, and `{prefix}_{name}_unscored`, the share of summaries without one."""
+    scores = none_to_nan(row[name] for row in table)
+    unscored = sum(map(math.isnan, scores)) / len(table)
+    return {f"{prefix}_{name}": mean_score(scores), f"{prefix}_{name}_unscored": unscored}
+
+
+def write_table(table: list[dict[str, Any]], path: Path) -> None:
+    """Writes a table as JSON lines, to a temporary name that is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), encoding="utf-8")
+    temporary.replace(path)

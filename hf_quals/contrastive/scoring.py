@@ -1,0 +1,60 @@
+"""How contrastive training asks a scorer: any [`~hf_quals.Scorer`], known by its protocol alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from ..scorers import Scorer
+
+
+def check_scorer(scorer: Any) -> None:
+    """Raises a `ValueError` that names what an object lacks of a [`~hf_quals.Scorer`]."""
+    lacking = [name for name in ("name", "reads_references", "score", "settings") if not hasattr(scorer, name)]
+    # A class has the methods, but not their `self`.
+    if lacking or isinstance(scorer, type):
+        what = f"lacks {', '.join(lacking)}" if lacking else "is a class: make an object of it"
+        raise ValueError(
+            f"scorer must be a hf_quals.Scorer such as QualsScorer.from_pretrained(...): {scorer!r} {what}."
+        )
+
+
+def score_summaries(scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_size: int) -> list[float]:
+    """
+    Scores summaries that may be blank or repeat each other, as a model's samples do.
+
+    Args:
+        scorer (`Scorer`): Scores each distinct row once, and gets references if it reads them.
+        rows (`Sequence[tuple[str, str, str]]`): Document, summary and reference of each.
+        batch_size (`int`): Texts computed together.
+
+    Returns:
+        `list[float]`: a score a row, NaN where the summary is blank or the scorer has none.
+    """
+    distinct = list(dict.fromkeys(row for row in rows if row[1].strip()))
+    if not distinct:
+        return [math.nan] * len(rows)
+    documents, summaries, references = map(list, zip(*distinct, strict=True))
+    results = scorer.score(
+        documents, summaries, references=references if scorer.reads_references else None, batch_size=batch_size
+    )
+    score_of = {row: result.score for row, result in zip(distinct, results, strict=True)}
+    return [score_of.get(row, math.nan) for row in rows]
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """The mean of the scores that are not NaN; NaN if all are."""
+    scored = [score for score in scores if not math.isnan(score)]
+    return fmean(scored) if scored else math.nan
+
+
+def nan_to_none(scores: Iterable[float]) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if math.isnan(score) else score for score in scores]
+
+
+def none_to_nan(scores: Iterable[float | None]) -> list[float]:
+    """Back from JSON."""
+    return [math.nan if score is None else score for score in scores]
