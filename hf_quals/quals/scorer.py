@@ -12,7 +12,7 @@ import torch
 
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.template import QATemplate
-from ..scorers import check_texts
+from ..scorers import Scorer, check_texts
 from .pairs import select_pairs
 
 
@@ -165,7 +165,7 @@ VARIANTS = {"quals": quals, "log_ratio": log_ratio, "worst_pair": worst_pair}
 
 
 @dataclass
-class QualsScorer:
+class QualsScorer(Scorer):
     """
     Scores summaries against their documents (https://huggingface.co/papers/2105.04623).
 
@@ -197,6 +197,8 @@ class QualsScorer:
     >>> result.score, result.worst_pair
     ```
     """
+
+    name = "quals"
 
     model: QAGenModel
     num_beams: int = 60
@@ -249,7 +251,14 @@ class QualsScorer:
         )
         return cls(model=model, **numbers)
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[QualsResult]:
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[QualsResult]:
         """
         Scores each summary against the document at the same index.
 
