@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..scorers import check_texts
+from ..scorers import Scorer, check_texts
+from .registry import register_judge
 from .text import STOP_WORDS, Token, sentence_spans, tokenize
 
 
@@ -193,8 +194,8 @@ def load_finder(name: str | None = None) -> EntityFinder:
 
 def numbers(text: str) -> list[str]:
     """The numbers of a text as written, in order, repetitions included; not the word `one`, which seldom counts."""
-    found = [text[token.start : token.end] for token in tokenize(text) if token.is_number]
-    return [number for number in found if number.casefold() != "one"]
+    written = [text[token.start : token.end] for token in tokenize(text) if token.is_number]
+    return [number for number in written if number.casefold() != "one"]
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ class EntityResult:
 
 
 @dataclass
-class EntityScorer:
+class EntityScorer(Scorer):
     """
     Entity precision, `prec_s` of "Entity-level Factual Consistency of Abstractive Text Summarization"
     (https://huggingface.co/papers/2102.09130): the share of a summary's entities that its document knows.
@@ -249,16 +250,30 @@ class EntityScorer:
     ```
     """
 
+    name = "entity"
+
     finder: EntityFinder = field(default_factory=load_finder)
     whole_names: bool = False
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str]) -> list[EntityResult]:
+    def settings(self) -> dict[str, Any]:
+        return {"finder": self.finder.name, "whole_names": self.whole_names}
+
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[EntityResult]:
         """
         Scores each summary against the document at the same index.
 
         Args:
             documents (`Sequence[str]`): The documents.
             summaries (`Sequence[str]`): As many summaries.
+            references (`Sequence[str]`, *optional*): Not read.
+            batch_size (`int`, *optional*, defaults to 8): Without effect.
 
         Returns:
             `list[EntityResult]`: one result a summary, in order.
@@ -266,7 +281,7 @@ class EntityScorer:
         Raises:
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
         """
-        check_texts(documents, summaries)
+        check_texts(documents, summaries, batch_size)
         return [self._score(document, summary) for document, summary in zip(documents, summaries, strict=True)]
 
     def _score(self, document: str, summary: str) -> EntityResult:
@@ -313,3 +328,13 @@ def _words(entity: str) -> tuple[str, ...]:
     while words and words[0] in _DETERMINERS:
         words = words[1:]
     return tuple(words)
+
+
+@register_judge(
+    "entity",
+    columns={"entity precision": "score"},
+    needs="nothing; names are found by spaCy where its English model is installed, else by rules",
+)
+def prepare():
+    finder = load_finder()
+    return {"names found by": finder.name}, lambda: EntityScorer(finder)

@@ -1,19 +1,21 @@
-"""ROUGE: how much of a reference's wording a summary has, and contrastive training that chooses by it."""
+"""ROUGE: how much of a reference's wording a summary has."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
-from rouge_score.rouge_scorer import RougeScorer
-
-from ..contrastive.callback import QualsCallback
+from ..scorers import Scorer, check_texts
+from .registry import register_judge
 
 
 @functools.cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+def _rouge_score():
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def rouge(reference: str, summary: str) -> dict[str, float]:
@@ -28,38 +30,89 @@ def rouge(reference: str, summary: str) -> dict[str, float]:
         `dict[str, float]`: F1 between 0 and 1 of `rouge1` (words), `rouge2` (pairs of neighbouring words) and
         `rougeL` (longest common subsequence).
     """
-    return {name: score.fmeasure for name, score in _scorer().score(reference, summary).items()}
+    return {name: score.fmeasure for name, score in _rouge_score().score(reference, summary).items()}
 
 
-def mean_rouge(reference: str, summary: str) -> float:
+@dataclass(frozen=True)
+class RougeResult:
     """
-    The mean of ROUGE-1, ROUGE-2 and ROUGE-L F1, which https://huggingface.co/papers/2105.04623 compares QUALS with in
+    ROUGE of one summary, F1 from 0 to 1.
+
+    Args:
+        rouge1 (`float`): Of words.
+        rouge2 (`float`): Of pairs of neighbouring words.
+        rougeL (`float`): Of the longest common subsequence.
+    """
+
+    rouge1: float
+    rouge2: float
+    rougeL: float
+
+    @property
+    def score(self) -> float:
+        """The mean of the three."""
+        return fmean((self.rouge1, self.rouge2, self.rougeL))
+
+    def to_dict(self) -> dict[str, float]:
+        """All of it as JSON's types."""
+        return {"score": self.score, **asdict(self)}
+
+
+class RougeScorer(Scorer):
+    """
+    Scores summaries by ROUGE against their references, words stemmed; documents are not read.
+
+    The mean of ROUGE-1, ROUGE-2 and ROUGE-L is what https://huggingface.co/papers/2105.04623 compares QUALS with in
     choosing S+ and S-.
 
-    Args:
-        reference (`str`): The reference.
-        summary (`str`): The summary.
+    Example:
 
-    Returns:
-        `float`: a number between 0 and 1.
-    """
-    return fmean(rouge(reference, summary).values())
-
-
-class RougeCallback(QualsCallback):
-    """
-    [`QualsCallback`] that chooses S+ and S- by [`mean_rouge`] against the reference instead of QUALS.
-
-    References score 1 against themselves, all alike: with a `positive_share` below 1 the first of the documents
-    would be S+. What evaluations call `quals` is the mean ROUGE here.
-
-    Args:
-        positive_share (`float`, *optional*, defaults to 1.0): Share of the documents in S+.
-        **kwargs: The others of [`QualsCallback`], except `scorer`.
+    ```python
+    >>> from hf_quals.judges.rouge import RougeScorer
+    >>> document = "Lewis believes that Klitschko is hurt."
+    >>> result = RougeScorer().score([document], ["He sat down."], references=["He sat."])[0]
+    >>> round(result.rouge1, 2)
+    0.8
+    ```
     """
 
-    def __init__(self, *, positive_share: float = 1.0, **kwargs):
-        super().__init__(None, positive_share=positive_share, **kwargs)
+    name = "rouge"
+    reads_references = True
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], references: Sequence[str]) -> list[float]:
-        return [mean_rouge(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
+    def score(
+        self,
+        documents: Sequence[str],
+        summaries: Sequence[str],
+        *,
+        references: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> list[RougeResult]:
+        """
+        Scores each summary against the reference at the same index.
+
+        Args:
+            documents (`Sequence[str]`): The documents.
+            summaries (`Sequence[str]`): As many summaries.
+            references (`Sequence[str]`): As many references.
+            batch_size (`int`, *optional*, defaults to 8): Without effect.
+
+        Returns:
+            `list[RougeResult]`: one result a summary, in order.
+
+        Raises:
+            `ValueError`: without references, or for texts that [`check_texts`] refuses.
+        """
+        if references is None:
+            raise ValueError("ROUGE compares summaries with references. Pass references.")
+        check_texts(documents, summaries, batch_size, references=references)
+        return [RougeResult(**rouge(*texts)) for texts in zip(references, summaries, strict=True)]
+
+
+@register_judge(
+    "rouge",
+    columns={"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"},
+    needs="references",
+    reads_references=True,
+)
+def prepare():
+    return {}, RougeScorer
