@@ -116,6 +116,11 @@ def check_texts(
                 raise ValueError(f"Row {row}: the {name} is empty.")
 
 
+def nan_to_none(value: Any) -> Any:
+    """`None` for NaN, which JSON does not have; anything else as it is."""
+    return None if value != value else value
+
+
 def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]]) -> dict[str, dict[Key, Value]]:
     """
     Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.

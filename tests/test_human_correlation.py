@@ -109,11 +109,11 @@ def test_judges_whose_models_are_at_hand_take_part(tmp_path):
         qags_models=[str(tmp_path / "writer"), str(tmp_path / "reader")],
     )
     judges = {judge.name: judge for judge in human_correlation.make_judges(arguments)}
-    (factcc,) = judges["factcc"].load()(["Fury won ."], ["Lewis lost ."])
+    (factcc,) = judges["factcc"].load().score(["Fury won ."], ["Lewis lost ."])
     (expected,) = FactccScorer.from_pretrained(tmp_path / "classifier").score(["Fury won ."], ["Lewis lost ."])
-    assert factcc["score"] == pytest.approx(expected.score)
-    (qags,) = judges["qags-published"].load()(["Fury won ."], ["Lewis lost ."])
-    assert qags["num_written"] > 0
+    assert factcc.score == pytest.approx(expected.score)
+    (qags,) = judges["qags-published"].load().score(["Fury won ."], ["Lewis lost ."])
+    assert qags.num_written > 0
     with pytest.raises(ValueError, match="a question writer and a reader, got"):
         human_correlation.Arguments(cnndm="", xsum="", output_dir="", qags_models=["writer"])
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..comparing.systems import Comparison
 from ..errors import InputError
 from ..reports import check_outputs, write_files
-from ..systems import Comparison
 
 
 CRITERIA = {

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..scorers import Scorer, check_texts
+from ..scorers import Scorer, check_texts, nan_to_none
 from .registry import register_judge
 from .text import STOP_WORDS, Token, sentence_spans, tokenize
 
@@ -218,7 +218,7 @@ class EntityResult:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
         return {
-            "score": None if math.isnan(self.score) else self.score,
+            "score": nan_to_none(self.score),
             "supported": list(self.supported),
             "unsupported": list(self.unsupported),
             "finder": self.finder,

@@ -85,7 +85,7 @@ class FactccScorer(Scorer):
 
     def __post_init__(self):
         check_fast(self.tokenizer)
-        labels = dict(self.model.config.id2label or {})
+        labels: dict[Any, str] = dict(self.model.config.id2label or {})
         wanted = CONSISTENT_LABELS if self.consistent_label is None else (self.consistent_label.casefold(),)
         label_ids = [number for number, label in labels.items() if str(label).casefold() in wanted]
         if len(label_ids) != 1 or len(labels) < 2:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
-from ...scorers import Scorer, by_document, check_texts
+from ...scorers import Scorer, by_document, check_texts, nan_to_none
 from ..entities import EntityFinder, load_finder, numbers
 from ..registry import register_judge
 from .answers import normalize_answer, token_f1
@@ -93,7 +93,7 @@ class QagsResult:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
         return {
             **vars(self),
-            "score": None if math.isnan(self.score) else self.score,
+            "score": nan_to_none(self.score),
             "num_questions": self.num_questions,
             "questions": [dict(vars(question)) for question in self.questions],
         }

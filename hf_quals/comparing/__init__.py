@@ -1,0 +1,1 @@
+"""Systems' summaries of the same documents before several judges."""
