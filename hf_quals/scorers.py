@@ -67,6 +67,9 @@ class Scorer(Protocol):
 
         Returns:
             `Sequence[ScorerResult]`: one result a summary, in order.
+
+        Raises:
+            `ValueError`: for texts that [`check_texts`] refuses, or without references where they are needed.
         """
         raise NotImplementedError
 

@@ -258,29 +258,7 @@ class EntityScorer(Scorer):
     def settings(self) -> dict[str, Any]:
         return {"finder": self.finder.name, "whole_names": self.whole_names}
 
-    def score(
-        self,
-        documents: Sequence[str],
-        summaries: Sequence[str],
-        *,
-        references: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> list[EntityResult]:
-        """
-        Scores each summary against the document at the same index.
-
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-            references (`Sequence[str]`, *optional*): Not read.
-            batch_size (`int`, *optional*, defaults to 8): Without effect.
-
-        Returns:
-            `list[EntityResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
-        """
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[EntityResult]:
         check_texts(documents, summaries, batch_size)
         return [self._score(document, summary) for document, summary in zip(documents, summaries, strict=True)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,8 @@ class FactccScorer(Scorer):
 
     Raises:
         `ValueError`: if the label is not one of the model's, or none or several of the model's are known; the message
-            lists them. Or if the tokenizer is not a fast one.
+            lists them. Or if the tokenizer is not a fast one; and in scoring, if a sentence leaves no room for a
+            window of the document.
 
     Example:
 
@@ -135,30 +135,7 @@ class FactccScorer(Scorer):
             "stride": self.stride,
         }
 
-    def score(
-        self,
-        documents: Sequence[str],
-        summaries: Sequence[str],
-        *,
-        references: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> list[FactccResult]:
-        """
-        Scores each summary against the document at the same index.
-
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-            references (`Sequence[str]`, *optional*): Not read.
-            batch_size (`int`, *optional*, defaults to 8): Windows computed together; bounds memory.
-
-        Returns:
-            `list[FactccResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
-                Or if a sentence leaves no room for a window of the document.
-        """
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[FactccResult]:
         check_texts(documents, summaries, batch_size)
         sentences = [split_sentences(summary) for summary in summaries]
         claims = dict.fromkeys(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -79,29 +78,7 @@ class RougeScorer(Scorer):
     name = "rouge"
     reads_references = True
 
-    def score(
-        self,
-        documents: Sequence[str],
-        summaries: Sequence[str],
-        *,
-        references: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> list[RougeResult]:
-        """
-        Scores each summary against the reference at the same index.
-
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-            references (`Sequence[str]`): As many references.
-            batch_size (`int`, *optional*, defaults to 8): Without effect.
-
-        Returns:
-            `list[RougeResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: without references, or for texts that [`check_texts`] refuses.
-        """
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[RougeResult]:
         if references is None:
             raise ValueError("ROUGE compares summaries with references. Pass references.")
         check_texts(documents, summaries, batch_size, references=references)

@@ -44,13 +44,6 @@ class QAGenReader:
     def _answer_is_last(self) -> bool:
         return self.model.template.pair.endswith("{answer}")
 
-    def settings(self):
-        return {
-            "model": self.model.model.name_or_path,
-            "max_new_tokens": self.max_new_tokens,
-            "max_length": self.max_length,
-        }
-
     @torch.inference_mode()
     def read(self, texts, questions, *, batch_size):
         encoded = self.model.encode(texts, self.max_length)

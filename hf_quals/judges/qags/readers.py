@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -32,9 +32,6 @@ class Reader(Protocol):
             `tuple[list[list[str]], list[bool]]`: of each text its answers, `""` where it has none, and whether it was
             truncated.
         """
-
-    def settings(self) -> dict[str, Any]:
-        """All that answers depend on, as JSON's types."""
 
 
 @dataclass
@@ -64,14 +61,6 @@ class ExtractiveReader:
 
     def __post_init__(self):
         check_fast(self.tokenizer)
-
-    def settings(self):
-        return {
-            "model": self.model.name_or_path,
-            "max_length": self.max_length,
-            "stride": self.stride,
-            "max_answer_length": self.max_answer_length,
-        }
 
     def read(self, texts, questions, *, batch_size):
         asked = [(row, question) for row, part in enumerate(questions) for question in part]

@@ -215,37 +215,14 @@ class QagsScorer(Scorer):
 
     def settings(self) -> dict[str, Any]:
         return {
-            "writer": self.writer.settings(),
-            "reader": self.reader.settings(),
+            "writer": _settings_of(self.writer),
+            "reader": _settings_of(self.reader),
             "finder": self.finder.name,
             "max_candidates": self.max_candidates,
             "max_questions": self.max_questions,
         }
 
-    def score(
-        self,
-        documents: Sequence[str],
-        summaries: Sequence[str],
-        *,
-        references: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> list[QagsResult]:
-        """
-        Scores each summary against the document at the same index.
-
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-            references (`Sequence[str]`, *optional*): Not read.
-            batch_size (`int`, *optional*, defaults to 8): Summaries asked about, or questions answered, together;
-                bounds memory.
-
-        Returns:
-            `list[QagsResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
-        """
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[QagsResult]:
         check_texts(documents, summaries, batch_size)
         asked = self._ask(list(dict.fromkeys(summaries)), batch_size)
         questions = by_document(
@@ -350,6 +327,18 @@ def _check_numbers(max_candidates: int, max_questions: int) -> None:
     for name, value in (("max_candidates", max_candidates), ("max_questions", max_questions)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _settings_of(part: QuestionWriter | Reader) -> dict[str, Any]:
+    """The class of a question writer or reader, its numbers, and the name of its model."""
+    settings: dict[str, Any] = {"type": type(part).__name__}
+    for name, value in vars(part).items():
+        if isinstance(value, (str, int)):
+            settings[name] = value
+        elif name == "model":
+            # A QAGen holds its model.
+            settings[name] = getattr(value, "model", value).name_or_path
+    return settings
 
 
 @register_judge("qags", columns={"QAGS": "score"}, needs="the default model, or another decoder-only QAGen")

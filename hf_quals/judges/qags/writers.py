@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .answers import token_f1
 
@@ -51,9 +51,6 @@ class QuestionWriter(Protocol):
             was truncated.
         """
 
-    def settings(self) -> dict[str, Any]:
-        """All that questions depend on, as JSON's types."""
-
 
 @dataclass
 class Seq2SeqQuestionWriter:
@@ -85,14 +82,6 @@ class Seq2SeqQuestionWriter:
                 "prompt must hold {answer}, and no other placeholders than {text}, {before} and {after}; got "
                 f"{self.prompt!r}."
             )
-
-    def settings(self):
-        return {
-            "model": self.model.name_or_path,
-            "prompt": self.prompt,
-            "num_beams": self.num_beams,
-            "max_new_tokens": self.max_new_tokens,
-        }
 
     def write(self, texts, candidates, *, batch_size):
         prompts = [
@@ -157,15 +146,6 @@ class QAGenQuestionWriter:
     num_beams: int = 10
     max_new_tokens: int = 60
     max_length: int = 1024
-
-    def settings(self):
-        return {
-            "model": self.model.model.name_or_path,
-            "num_sequences": self.num_sequences,
-            "num_beams": self.num_beams,
-            "max_new_tokens": self.max_new_tokens,
-            "max_length": self.max_length,
-        }
 
     def write(self, texts, candidates, *, batch_size):
         encoded = self.model.encode(texts, self.max_length)
