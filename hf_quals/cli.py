@@ -198,6 +198,12 @@ def _distributed_state(device: str | None):
     return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
 
 
+def _judges_help() -> str:
+    from .judges.registry import registered_judges
+
+    return "; ".join(f"{judge.name} ({judge.needs})" for judge in registered_judges().values())
+
+
 @app.command()
 def evaluate(
     files: Annotated[
@@ -214,9 +220,8 @@ def evaluate(
     judges: Annotated[
         str | None,
         typer.Option(
-            help="Separated by commas: quals and qags (which need no download beside the default model), rouge (needs "
-            "references), entity, and factcc (a model of the Hub). Left out: all but factcc, rouge if there are "
-            "references.",
+            help=f"Separated by commas: {_judges_help()}. Left out: all that need no Hub, those that compare with "
+            "references only if there are some.",
             show_default=False,
         ),
     ] = None,
@@ -248,19 +253,19 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")] = False,
 ) -> None:
     """
-    Compare systems' summaries of the same documents: QUALS, QAGS, FactCC, ROUGE and entity precision in one table.
+    Compare systems' summaries of the same documents: several judges in one table.
 
     A judge that fails is reported in the table, and the exit status is 1.
     """
     if resume and (overwrite or output is None):
         raise _refusal("--resume goes with --output, and not with --overwrite.")
     try:
-        from .evaluation import default_judges, make_judges, scores_folder, system_names, write_evaluation
-        from .evaluation import evaluate as evaluate_systems
+        from .comparing.run import compare_systems, scores_folder, system_names, write_table
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
     from .comparing.rows import Source
-    from .systems import compare
+    from .comparing.systems import join_systems
+    from .judges.registry import default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -270,7 +275,7 @@ def evaluate(
         known = columns if len(columns) > 1 else [path.stem for path in files]
         systems = system_names(known, None if names is None else names.split(","))
         folder = None if output is None else scores_folder(output, files, resume=resume, overwrite=overwrite)
-        comparisons = compare(
+        comparisons = join_systems(
             *(Source(str(path), document_column, column) for path in files for column in columns),
             reference_column=reference_column or "reference",
         )
@@ -278,18 +283,17 @@ def evaluate(
         if reference_column is not None and not with_references:
             raise InputError(f"No file has the column {reference_column!r} of references.")
         wanted = judges.split(",") if judges is not None else default_judges(with_references)
-        evaluation = evaluate_systems(
-            comparisons, systems, make_judges(wanted, model=model, factcc_model=factcc_model), folder, resume=resume
-        )
+        chosen = make_judges(wanted, model=model, factcc_model=factcc_model)
+        table = compare_systems(comparisons, systems, chosen, folder, resume=resume)
         if output is not None:
-            write_evaluation(evaluation, output)
+            write_table(table, output)
     except (InputError, OSError) as error:
         raise _refusal(str(error)) from error
     except KeyboardInterrupt:
         raise _refusal("Stopped. With --output, go on with the same command and --resume.", code=130) from None
-    print(evaluation.to_markdown(), end="")
-    if evaluation.errors:
-        raise _refusal(f"Failed: {', '.join(evaluation.errors)}.", code=1)
+    print(table.to_markdown(), end="")
+    if table.errors:
+        raise _refusal(f"Failed: {', '.join(table.errors)}.", code=1)
 
 
 @human_eval.command()
@@ -309,11 +313,11 @@ def make(
 ) -> None:
     """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
     from .comparing.rows import Source
+    from .comparing.systems import join_systems
     from .human_eval.study import CELL_LIMIT, differs, draw, write_study
-    from .systems import compare
 
     try:
-        comparisons = compare(*(Source(str(path), document_column, summary_column) for path in (first, second)))
+        comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
         write_study(study, names or (first.stem, second.stem), output, overwrite=overwrite)
     except (InputError, OSError) as error:

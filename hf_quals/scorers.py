@@ -6,8 +6,12 @@ metrics know scorers by it alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class ScorerResult(Protocol):
@@ -59,10 +63,13 @@ class Scorer(Protocol):
             documents (`Sequence[str]`): The documents.
             summaries (`Sequence[str]`): As many summaries, none of them blank.
             references (`Sequence[str]`, *optional*): As many references.
-            batch_size (`int`, *optional*, defaults to 8): Documents and summaries computed together; bounds memory.
+            batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
 
         Returns:
             `Sequence[ScorerResult]`: one result a summary, in order.
+
+        Raises:
+            `ValueError`: for texts that [`check_texts`] refuses, or without references where they are needed.
         """
         raise NotImplementedError
 
@@ -110,3 +117,20 @@ def check_texts(
                 raise ValueError(f"Row {row}: the {name} must be a string, got {type(text).__name__}.")
             if not text.strip():
                 raise ValueError(f"Row {row}: the {name} is empty.")
+
+
+def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]]) -> dict[str, dict[Key, Value]]:
+    """
+    Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.
+
+    Args:
+        documents (`Iterable[str]`): The documents, repetitions included.
+        wanted (`Iterable[Mapping]`): For each of them what is wanted of it, by what tells it from others.
+
+    Returns:
+        `dict[str, dict]`: of every distinct document, in order, what is wanted of it, each key once.
+    """
+    gathered: dict[str, dict[Key, Value]] = {}
+    for document, items in zip(documents, wanted, strict=True):
+        gathered.setdefault(document, {}).update(items)
+    return gathered

@@ -12,6 +12,7 @@ from hf_quals import (
     ContrastiveSeq2SeqTrainingArguments,
     QualsCallback,
     QualsCallbackConfig,
+    QualsConfig,
     QualsScorer,
 )
 
@@ -95,7 +96,7 @@ def callback(scorer=None, *, document_column=None, reference_column=None, **chan
         **changed,
     }
     return QualsCallback(
-        scorer or QualsScorer(tiny_qagen("bart"), num_beams=8, num_beam_groups=8),
+        scorer or QualsScorer(tiny_qagen("bart"), QualsConfig(num_beams=8)),
         QualsCallbackConfig(**values),
         document_column=document_column,
         reference_column=reference_column,

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pyarrow as pa
@@ -5,6 +6,8 @@ import pytest
 
 from hf_quals.quals.columns import Statistics, score_row, score_schema
 from hf_quals.quals.explain import as_text
+from hf_quals.quals.forms import Calibration
+from hf_quals.quals.pairs import PairSelection
 from hf_quals.quals.scorer import QualsResult, ScoredPair
 
 
@@ -14,13 +17,16 @@ PAIRS = (
     ScoredPair("when?", "may", ("when?", "may"), (-0.25, -0.75), (-1.0, -5.0), 1),
 )
 COUNTS = {"num_generated": 60, "num_unparsable": 20, "num_not_in_summary": 30, "num_duplicate": 8, "num_surplus": 0}
-RESULT = QualsResult(-1.5, PAIRS, **COUNTS, document_truncated=True, summary_truncated=False)
-UNSCORED = QualsResult(math.nan, (), **COUNTS, document_truncated=False, summary_truncated=True)
+SELECTION = PairSelection((), **COUNTS)
+RESULT = QualsResult(-1.5, PAIRS, SELECTION, document_truncated=True, summary_truncated=False)
+UNSCORED = QualsResult(math.nan, (), SELECTION, document_truncated=False, summary_truncated=True)
 
 
 def test_row_of_a_result():
     assert score_row(RESULT, score_schema(with_pairs=True)) == {
         "quals": -1.5,
+        "quals_probability": None,
+        "quals_verdict": None,
         "quals_num_pairs": 2,
         "quals_document_truncated": True,
         "quals_summary_truncated": False,
@@ -31,6 +37,8 @@ def test_row_of_a_result():
                 "score": -0.5,
                 "summary_score": -1.0,
                 "document_score": -1.5,
+                "support": pytest.approx(math.exp(-0.5)),
+                "document_answer": None,
                 "tokens": ["who?", "ann"],
                 "summary_log_probs": [-1.5, -0.5],
                 "document_log_probs": [-2.0, -1.0],
@@ -42,6 +50,8 @@ def test_row_of_a_result():
                 "score": -2.5,
                 "summary_score": -0.5,
                 "document_score": -3.0,
+                "support": pytest.approx(math.exp(-4.25)),
+                "document_answer": None,
                 "tokens": ["when?", "may"],
                 "summary_log_probs": [-0.25, -0.75],
                 "document_log_probs": [-1.0, -5.0],
@@ -87,3 +97,25 @@ def test_text_of_a_result_without_pairs_says_why():
         "QUALS:   none: of 60 generated sequences 20 are no pair, 30 have an answer that is not in the summary",
         "The summary was cut to the model's context; what it says behind that was not seen.",
     ]
+
+
+def test_text_of_a_calibrated_result_says_what_the_document_answers_instead():
+    pairs = (
+        dataclasses.replace(PAIRS[0], document_answer="Ann Lee"),
+        dataclasses.replace(PAIRS[1], document_answer="june"),
+    )
+    calibration = Calibration(slope=10.0, intercept=-5.5, pair_threshold=0.1)
+    result = QualsResult(0.507, pairs, SELECTION, False, False, calibration=calibration)
+    assert as_text("Ann came in May.", result).splitlines() == [
+        "Summary: Ann came in May.",
+        "QUALS:   0.507 from 2 pairs: doubtful (people would call it consistent with probability 0.39)",
+        "",
+        "  support  pair",
+        "     1.00  who? — ann (document: Ann Lee)",
+        "     0.01  when? — may (document: june) <- to blame",
+    ]
+    nothing = dataclasses.replace(result, pairs=pairs[:1], score=1.0)
+    assert as_text("Ann came in May.", nothing).splitlines()[1] == (
+        "QUALS:   1.000 from 1 pairs: supported (people would call it consistent with probability 0.99); "
+        "nothing stands out"
+    )

@@ -12,7 +12,7 @@ from hf_quals.judges.entities import (
     load_finder,
     numbers,
 )
-from hf_quals.judges.text import sentence_spans, split_sentences, tokenize
+from hf_quals.text import sentence_spans, split_sentences, tokenize
 
 
 def norms(text):

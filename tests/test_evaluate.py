@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from hf_quals import QualsScorer
 from hf_quals.cli import app
 from hf_quals.comparing.rows import Source
-from hf_quals.evaluation import bootstrap_interval, paired_test
+from hf_quals.comparing.statistics import bootstrap_interval, paired_test
+from hf_quals.comparing.systems import join_systems
 from hf_quals.judges.factcc import FactccScorer
-from hf_quals.systems import compare
 
 
 DOCUMENTS = [
@@ -198,7 +198,7 @@ def test_one_system_is_not_compared(systems):
 def test_judges_without_a_hub_are_the_default_and_score_as_their_classes_do(tmp_path, systems, tiny_causal_folder):
     cells = evaluated(tmp_path / "table.json", *systems, "--model", tiny_causal_folder)
     assert [judge for judge, system in cells if system == "good"] == [
-        "QUALS", "QAGS", "ROUGE-1", "ROUGE-2", "ROUGE-L", "entity precision"
+        "entity precision", "QAGS", "QUALS", "ROUGE-1", "ROUGE-2", "ROUGE-L"
     ]  # fmt: skip
     scorer = QualsScorer.from_pretrained(tiny_causal_folder)
     for system, summaries in (("good", GOOD), ("bad", BAD)):
@@ -268,7 +268,7 @@ def test_judges_are_added_to_a_finished_run(tmp_path, systems):
     output = tmp_path / "table.json"
     evaluated(output, *systems, "--judges", "entity")
     refused = invoke(*systems, "--judges", "entity,rouge", "--output", output)
-    assert (refused[0], "Pass --resume or --overwrite" in refused[2]) == (2, True)
+    assert (refused[0], "Resume it, or overwrite it" in refused[2]) == (2, True)
     assert ("ROUGE-L", "bad") in evaluated(output, *systems, "--judges", "entity,rouge", "--resume")
 
 
@@ -294,7 +294,7 @@ def sources(*paths):
 
 
 def test_systems_are_joined_by_document_in_the_order_of_the_first(systems):
-    comparisons = compare(*sources(*systems, systems[0]), reference_column="reference")
+    comparisons = join_systems(*sources(*systems, systems[0]), reference_column="reference")
     assert [comparison.document for comparison in comparisons] == DOCUMENTS
     assert [comparison.summaries for comparison in comparisons] == list(zip(GOOD, BAD, GOOD, strict=True))
     assert [comparison.reference for comparison in comparisons] == REFERENCES
@@ -339,10 +339,10 @@ def test_references_of_some_documents_alone_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--judges", "quals,bleu"], "No judge is called 'bleu'. Known are quals, qags, factcc, rouge, entity"),
+        (["--judges", "quals,bleu"], "No judge is called 'bleu'. Known are entity, factcc, qags, quals, rouge"),
         (["--judges", "entity,entity"], "'entity' is named twice"),
         (["--judges", "rouge", "--reference-column", "gold"], "No file has the column 'gold'"),
-        (["--names", "A"], "2 systems need as many --names, separated by commas; got 1"),
+        (["--names", "A"], "2 systems need as many names, got 1"),
         (["--names", "A,A"], "Each system needs a name of its own"),
         (["--names", "A,"], "Each system needs a name of its own"),
         (["--output", "table.txt"], "table.txt must end in .md or .csv or .json"),
@@ -358,7 +358,7 @@ def test_arguments_that_make_no_sense_are_refused(systems, arguments, message):
 
 def test_rouge_without_references_is_refused(systems):
     status, _, error = invoke(systems[1], "--judges", "rouge")
-    assert (status, "ROUGE needs references" in error) == (2, True)
+    assert (status, "rouge needs references" in error) == (2, True)
 
 
 def test_files_are_not_replaced_unasked(tmp_path, systems):

@@ -12,6 +12,7 @@ from reader_world import save_classifier, tiny_bert, tiny_bert_tokenizer
 from scipy.stats import pearsonr
 from transformers import BertForQuestionAnswering
 
+from hf_quals.judges import registry
 from hf_quals.judges.factcc import FactccScorer
 
 
@@ -109,13 +110,23 @@ def test_judges_whose_models_are_at_hand_take_part(tmp_path):
         qags_models=[str(tmp_path / "writer"), str(tmp_path / "reader")],
     )
     judges = {judge.name: judge for judge in human_correlation.make_judges(arguments)}
-    (factcc,) = judges["factcc"].load()(["Fury won ."], ["Lewis lost ."])
+    (factcc,) = judges["factcc"].load().score(["Fury won ."], ["Lewis lost ."])
     (expected,) = FactccScorer.from_pretrained(tmp_path / "classifier").score(["Fury won ."], ["Lewis lost ."])
-    assert factcc["score"] == pytest.approx(expected.score)
-    (qags,) = judges["qags-published"].load()(["Fury won ."], ["Lewis lost ."])
-    assert qags["num_written"] > 0
+    assert factcc.score == pytest.approx(expected.score)
+    (qags,) = judges["qags-published"].load().score(["Fury won ."], ["Lewis lost ."])
+    assert qags.num_written > 0
     with pytest.raises(ValueError, match="a question writer and a reader, got"):
         human_correlation.Arguments(cnndm="", xsum="", output_dir="", qags_models=["writer"])
+
+
+def test_every_registered_judge_without_references_and_hub_takes_part(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry.registered_judges()))
+    registry.register_judge("brevity", columns={"brevity": "score"}, needs="nothing")(lambda: ({}, lambda: None))
+    arguments = human_correlation.Arguments(cnndm="", xsum="", output_dir="")
+    names = [judge.name for judge in human_correlation.make_judges(arguments)]
+    assert names[-1].startswith("qags-")
+    assert {"brevity", "quals", "rouge", "likelihood"} < set(names)
+    assert "factcc" not in names
 
 
 @pytest.mark.slow

@@ -13,18 +13,12 @@ from transformers import BertForQuestionAnswering
 
 from hf_quals import QAGenModel, QATemplate
 from hf_quals.judges.entities import RuleFinder
-from hf_quals.judges.qags import (
-    ExtractiveReader,
-    QAGenQuestionWriter,
-    QAGenReader,
-    QagsScorer,
-    Seq2SeqQuestionWriter,
-    WrittenQuestion,
-    best_span,
-    candidates,
-    normalize_answer,
-    token_f1,
-)
+from hf_quals.judges.qags import QagsScorer
+from hf_quals.judges.qags.answers import normalize_answer, token_f1
+from hf_quals.judges.qags.qagen_reader import QAGenReader
+from hf_quals.judges.qags.readers import ExtractiveReader, best_span
+from hf_quals.judges.qags.scorer import candidates
+from hf_quals.judges.qags.writers import QAGenQuestionWriter, Seq2SeqQuestionWriter, WrittenQuestion
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import datasets
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.trainer_utils import has_length
 
+from ..files import replacing
 from ..scorers import Scorer
 from .tables import markdown
 
@@ -72,9 +73,8 @@ def add_contrastive_training(
     before, _, rest = card.text.partition(_START)
     after = rest.partition(_END)[2]
     card.text = f"{before.rstrip()}\n\n{_START}\n{section}{_END}\n{after.lstrip()}"
-    temporary = path.with_suffix(".md.tmp")
-    card.save(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        card.save(temporary)
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

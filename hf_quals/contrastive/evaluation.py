@@ -10,11 +10,12 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from ..files import nan_to_none, write_atomically
 from ..scorers import Scorer
 from .config import QualsCallbackConfig
 from .rows import TextRows
 from .sampling import CandidateSampler
-from .scoring import mean_score, nan_to_none, none_to_nan, score_summaries
+from .scoring import mean_score, none_to_nan, score_summaries
 
 
 def sample_rows(size: int, num_samples: int, seed: int) -> list[int]:
@@ -56,7 +57,7 @@ def evaluate_sample(
             written = sampler.search(prompts, max_new_tokens=config.max_new_tokens, num_beams=num_beams)
             texts = [sampler.decode(token_ids) for token_ids in written]
             to_score = [(row.document, text, row.reference) for row, text in zip(of_batch, texts, strict=True)]
-            scores = nan_to_none(score_summaries(scorer, to_score, config.batch_size))
+            scores = list(map(nan_to_none, score_summaries(scorer, to_score, config.batch_size)))
             for index, (document, text, reference), score in zip(batch, to_score, scores, strict=True):
                 table[index] = {"document": document, "reference": reference, "candidate": text, scorer.name: score}
     # Rows of the padding come twice, with equal results.
@@ -72,8 +73,6 @@ def table_metrics(table: list[dict[str, Any]], name: str, prefix: str) -> dict[s
 
 
 def write_table(table: list[dict[str, Any]], path: Path) -> None:
-    """Writes a table as JSON lines, to a temporary name that is renamed."""
+    """Writes a table as JSON lines, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from tqdm import tqdm
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from ..files import nan_to_none, write_atomically
 from ..scorers import Scorer
 from .config import QualsCallbackConfig
 from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
-from .scoring import mean_score, nan_to_none, none_to_nan, score_summaries
+from .scoring import mean_score, none_to_nan, score_summaries
 from .selection import Triple, select_triples
 
 
@@ -48,7 +48,7 @@ class Candidates:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types."""
-        return {**asdict(self), "scores": nan_to_none(self.scores)}
+        return {**asdict(self), "scores": list(map(nan_to_none, self.scores))}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Candidates:
@@ -79,14 +79,12 @@ class RefreshState:
         return [self.candidates[triple.document].token_ids[triple.candidate] for triple in self.triples]
 
     def save(self, path: Path) -> None:
-        """Writes JSON to a temporary name and renames it; a NaN becomes `null`."""
+        """Writes JSON, whole or not at all; a NaN becomes `null`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         fields = asdict(self)
-        fields["reference_scores"] = nan_to_none(self.reference_scores)
+        fields["reference_scores"] = list(map(nan_to_none, self.reference_scores))
         fields["candidates"] = [candidates.to_dict() for candidates in self.candidates]
-        temporary.write_text(json.dumps(fields, allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(fields, allow_nan=False))
 
     @classmethod
     def load(cls, path: Path) -> RefreshState:
@@ -261,7 +259,7 @@ class KeptRefresh:
         """Keeps a finished batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [
-            json.dumps([row, *nan_to_none([score]), candidates.to_dict()], allow_nan=False)
+            json.dumps([row, nan_to_none(score), candidates.to_dict()], allow_nan=False)
             for row, (score, candidates) in of_batch.items()
         ]
         with (self.folder / f"{self.name}-{process_index}.jsonl").open("a", encoding="utf-8") as file:

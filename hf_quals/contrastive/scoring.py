@@ -50,11 +50,6 @@ def mean_score(scores: Iterable[float]) -> float:
     return fmean(scored) if scored else math.nan
 
 
-def nan_to_none(scores: Iterable[float]) -> list[float | None]:
-    """JSON has no NaN."""
-    return [None if math.isnan(score) else score for score in scores]
-
-
 def none_to_nan(scores: Iterable[float | None]) -> list[float]:
     """Back from JSON."""
     return [math.nan if score is None else score for score in scores]

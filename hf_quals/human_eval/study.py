@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..comparing.reports import check_outputs, write_files
+from ..comparing.systems import Comparison
 from ..errors import InputError
-from ..systems import Comparison
 
 
 CRITERIA = {

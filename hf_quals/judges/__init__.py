@@ -1,1 +1,1 @@
-"""The judges that the score is compared with: QAGS, FactCC, ROUGE, and names and numbers."""
+"""The judges of summaries, a file each: QUALS, QAGS, FactCC, ROUGE, and names and numbers."""

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..scorers import check_texts
-from .text import STOP_WORDS, Token, sentence_spans, tokenize
+from ..files import nan_to_none
+from ..scorers import Scorer, check_texts
+from ..text import STOP_WORDS, Token, sentence_spans, tokenize
+from .registry import register_judge
 
 
 SPACY_MODEL = "en_core_web_sm"
@@ -193,8 +195,8 @@ def load_finder(name: str | None = None) -> EntityFinder:
 
 def numbers(text: str) -> list[str]:
     """The numbers of a text as written, in order, repetitions included; not the word `one`, which seldom counts."""
-    found = [text[token.start : token.end] for token in tokenize(text) if token.is_number]
-    return [number for number in found if number.casefold() != "one"]
+    written = [text[token.start : token.end] for token in tokenize(text) if token.is_number]
+    return [number for number in written if number.casefold() != "one"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class EntityResult:
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
         return {
-            "score": None if math.isnan(self.score) else self.score,
+            "score": nan_to_none(self.score),
             "supported": list(self.supported),
             "unsupported": list(self.unsupported),
             "finder": self.finder,
@@ -225,7 +227,7 @@ class EntityResult:
 
 
 @dataclass
-class EntityScorer:
+class EntityScorer(Scorer):
     """
     Entity precision, `prec_s` of "Entity-level Factual Consistency of Abstractive Text Summarization"
     (https://huggingface.co/papers/2102.09130): the share of a summary's entities that its document knows.
@@ -249,24 +251,16 @@ class EntityScorer:
     ```
     """
 
+    name = "entity"
+
     finder: EntityFinder = field(default_factory=load_finder)
     whole_names: bool = False
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str]) -> list[EntityResult]:
-        """
-        Scores each summary against the document at the same index.
+    def settings(self) -> dict[str, Any]:
+        return {"finder": self.finder.name, "whole_names": self.whole_names}
 
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-
-        Returns:
-            `list[EntityResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
-        """
-        check_texts(documents, summaries)
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[EntityResult]:
+        check_texts(documents, summaries, batch_size)
         return [self._score(document, summary) for document, summary in zip(documents, summaries, strict=True)]
 
     def _score(self, document: str, summary: str) -> EntityResult:
@@ -313,3 +307,13 @@ def _words(entity: str) -> tuple[str, ...]:
     while words and words[0] in _DETERMINERS:
         words = words[1:]
     return tuple(words)
+
+
+@register_judge(
+    "entity",
+    columns={"entity precision": "score"},
+    needs="nothing; names are found by spaCy where its English model is installed, else by rules",
+)
+def prepare():
+    finder = load_finder()
+    return {"names found by": finder.name}, lambda: EntityScorer(finder)

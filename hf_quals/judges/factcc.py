@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from ..qagen.loading import resolve_device
-from ..scorers import check_texts
-from .text import split_sentences
+from ..scorers import Scorer, check_texts
+from ..text import split_sentences
+from .registry import register_judge
 from .windows import check_fast, encode_windows, forward_windows
 
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FACTCC = "manueldeprada/FactCC"
@@ -48,7 +45,7 @@ class FactccResult:
 
 
 @dataclass
-class FactccScorer:
+class FactccScorer(Scorer):
     """
     Scores summaries by a classifier of (document, claim) pairs: FactCC, or any model of natural language inference.
 
@@ -66,7 +63,8 @@ class FactccScorer:
 
     Raises:
         `ValueError`: if the label is not one of the model's, or none or several of the model's are known; the message
-            lists them. Or if the tokenizer is not a fast one.
+            lists them. Or if the tokenizer is not a fast one; and in scoring, if a sentence leaves no room for a
+            window of the document.
 
     Example:
 
@@ -77,6 +75,8 @@ class FactccScorer:
     ```
     """
 
+    name = "factcc"
+
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     consistent_label: str | None = None
@@ -85,16 +85,17 @@ class FactccScorer:
 
     def __post_init__(self):
         check_fast(self.tokenizer)
-        labels = dict(self.model.config.id2label or {})
+        labels: dict[Any, str] = dict(self.model.config.id2label or {})
         wanted = CONSISTENT_LABELS if self.consistent_label is None else (self.consistent_label.casefold(),)
-        found = [number for number, label in labels.items() if str(label).casefold() in wanted]
-        if len(found) != 1 or len(labels) < 2:
+        label_ids = [number for number, label in labels.items() if str(label).casefold() in wanted]
+        if len(label_ids) != 1 or len(labels) < 2:
             looked_for = " or ".join(map(repr, wanted))
             raise ValueError(
                 f"The classifier's labels are {', '.join(map(repr, labels.values()))}; exactly one of several must be "
                 f"{looked_for}. Pass consistent_label=… to name the one that says that a claim is supported."
             )
-        self._label_id = found[0]
+        self._label_id = label_ids[0]
+        self.consistent_label = str(labels[self._label_id])
 
     @classmethod
     def from_pretrained(
@@ -118,26 +119,23 @@ class FactccScorer:
             consistent_label, max_length, stride: Fields of [`FactccScorer`].
             **model_kwargs: Passed to `from_pretrained` (`dtype`, `token`, …).
         """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from ..qagen.loading import resolve_device
+
         model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **model_kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         return cls(model.to(resolve_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
 
-    def score(self, documents: Sequence[str], summaries: Sequence[str], *, batch_size: int = 8) -> list[FactccResult]:
-        """
-        Scores each summary against the document at the same index.
+    def settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name_or_path,
+            "consistent_label": self.consistent_label,
+            "max_length": self.max_length,
+            "stride": self.stride,
+        }
 
-        Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
-            batch_size (`int`, *optional*, defaults to 8): Windows computed together; bounds memory.
-
-        Returns:
-            `list[FactccResult]`: one result a summary, in order.
-
-        Raises:
-            `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
-                Or if a sentence leaves no room for a window of the document.
-        """
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[FactccResult]:
         check_texts(documents, summaries, batch_size)
         sentences = [split_sentences(summary) for summary in summaries]
         claims = dict.fromkeys(
@@ -146,12 +144,10 @@ class FactccScorer:
         probabilities = dict(zip(claims, self._probabilities(list(claims), batch_size), strict=True))
         results = []
         for document, part in zip(documents, sentences, strict=True):
-            found = [probabilities[document, sentence] for sentence in part]
-            values = tuple(max(windows) for windows in found)
+            by_window = [probabilities[document, sentence] for sentence in part]
+            values = tuple(map(max, by_window))
             results.append(
-                FactccResult(
-                    math.fsum(values) / len(values), tuple(part), values, max(len(windows) for windows in found)
-                )
+                FactccResult(math.fsum(values) / len(values), tuple(part), values, max(map(len, by_window)))
             )
         return results
 
@@ -171,3 +167,13 @@ class FactccScorer:
             for probability in output.logits.float().softmax(dim=-1)[:, self._label_id].tolist():
                 probabilities[next(owner)].append(probability)
         return probabilities
+
+
+@register_judge(
+    "factcc",
+    columns={"FactCC": "score"},
+    needs=f"a classifier, `{FACTCC}` of the Hub unless another is named",
+    needs_hub=True,
+)
+def prepare(*, factcc_model: str = FACTCC):
+    return {"model": factcc_model}, lambda: FactccScorer.from_pretrained(factcc_model)

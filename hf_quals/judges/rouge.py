@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import NamedTuple
-
-from rouge_score.rouge_scorer import RougeScorer as _RougeScorer
 
 from ..scorers import Scorer, check_texts
+from .registry import register_judge
 
 
 @functools.cache
-def _scorer() -> _RougeScorer:
-    return _RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+def _rouge_score():
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def rouge(reference: str, summary: str) -> dict[str, float]:
@@ -29,46 +29,67 @@ def rouge(reference: str, summary: str) -> dict[str, float]:
         `dict[str, float]`: F1 between 0 and 1 of `rouge1` (words), `rouge2` (pairs of neighbouring words) and
         `rougeL` (longest common subsequence).
     """
-    return {name: score.fmeasure for name, score in _scorer().score(reference, summary).items()}
+    return {name: score.fmeasure for name, score in _rouge_score().score(reference, summary).items()}
 
 
-def mean_rouge(reference: str, summary: str) -> float:
+@dataclass(frozen=True)
+class RougeResult:
     """
-    The mean of ROUGE-1, ROUGE-2 and ROUGE-L F1, which https://huggingface.co/papers/2105.04623 compares QUALS with in
-    choosing S+ and S-.
+    ROUGE of one summary, F1 from 0 to 1.
 
     Args:
-        reference (`str`): The reference.
-        summary (`str`): The summary.
-
-    Returns:
-        `float`: a number between 0 and 1.
+        rouge1 (`float`): Of words.
+        rouge2 (`float`): Of pairs of neighbouring words.
+        rougeL (`float`): Of the longest common subsequence.
     """
-    return fmean(rouge(reference, summary).values())
 
+    rouge1: float
+    rouge2: float
+    rougeL: float
 
-class RougeResult(NamedTuple):
-    """The mean of ROUGE-1/2/L F1 of one summary."""
+    @property
+    def score(self) -> float:
+        """The mean of the three."""
+        return fmean((self.rouge1, self.rouge2, self.rougeL))
 
-    score: float
+    def to_dict(self) -> dict[str, float]:
+        """All of it as JSON's types."""
+        return {"score": self.score, **asdict(self)}
 
 
 class RougeScorer(Scorer):
-    """Scores summaries by [`mean_rouge`] against their references; the documents are not read."""
+    """
+    Scores summaries by ROUGE against their references, words stemmed; documents are not read.
+
+    The mean of ROUGE-1, ROUGE-2 and ROUGE-L is what https://huggingface.co/papers/2105.04623 compares QUALS with in
+    choosing S+ and S-.
+
+    Example:
+
+    ```python
+    >>> from hf_quals.judges.rouge import RougeScorer
+    >>> document = "Lewis believes that Klitschko is hurt."
+    >>> result = RougeScorer().score([document], ["He sat down."], references=["He sat."])[0]
+    >>> round(result.rouge1, 2)
+    0.8
+    ```
+    """
 
     name = "rouge"
     reads_references = True
 
-    def score(
-        self,
-        documents: Sequence[str],
-        summaries: Sequence[str],
-        *,
-        references: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> list[RougeResult]:
+    def score(self, documents, summaries, *, references=None, batch_size=8) -> list[RougeResult]:
         if references is None:
-            raise ValueError("ROUGE compares summaries with references: pass references.")
+            raise ValueError("ROUGE compares summaries with references. Pass references.")
         check_texts(documents, summaries, batch_size, references=references)
-        pairs = zip(references, summaries, strict=True)
-        return [RougeResult(mean_rouge(reference, summary)) for reference, summary in pairs]
+        return [RougeResult(**rouge(*texts)) for texts in zip(references, summaries, strict=True)]
+
+
+@register_judge(
+    "rouge",
+    columns={"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"},
+    needs="references",
+    reads_references=True,
+)
+def prepare():
+    return {}, RougeScorer

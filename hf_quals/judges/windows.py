@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,15 +83,18 @@ def encode_windows(
     return windows, owners
 
 
-@torch.inference_mode()
 def forward_windows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Sequence[dict[str, Any]], batch_size: int
 ) -> Iterator[Any]:
     """Yields the model's output for each batch of windows, which are padded on the right."""
+    import torch
+
     for start in range(0, len(windows), batch_size):
         features = [
             {name: window[name] for name in tokenizer.model_input_names if name in window}
             for window in windows[start : start + batch_size]
         ]
         batch = tokenizer.pad(features, padding_side="right", return_tensors="pt").to(model.device)
-        yield model(**batch)
+        with torch.inference_mode():
+            output = model(**batch)
+        yield output

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import evaluate
+
+from ..scorers import Scorer
 
 
 FEATURES = datasets.Features({"predictions": datasets.Value("string"), "sources": datasets.Value("string")})
@@ -40,27 +41,38 @@ class SourceMetric(evaluate.Metric, abc.ABC):
         super().add_batch(predictions=predictions, sources=sources, **kwargs)
 
     def judge(
-        self, score: Callable[[list[str], list[str]], Sequence[Any]], predictions: list[str], sources: list[str]
-    ) -> tuple[dict[str, Any], list[Any]]:
+        self,
+        scorer: Scorer,
+        predictions: list[str],
+        sources: list[str],
+        *,
+        batch_size: int = 8,
+        return_details: bool = False,
+    ) -> dict[str, Any]:
         """
         Scores the predictions; a blank one, which summarizers write early in training, is left unscored.
 
         Args:
-            score (`Callable`): Takes documents and summaries, returns one result a summary, with its `score`.
+            scorer (`Scorer`): What scores.
             predictions (`list[str]`): The summaries.
             sources (`list[str]`): Their documents.
+            batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together.
+            return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
         Returns:
-            `tuple[dict, list]`: what `compute` returns, the mean over the scored predictions under the metric's name,
-            `scores` with NaN for each unscored one, and `num_unscored`; and the results, `None` for blank predictions.
+            `dict`: what `compute` returns: the mean over the scored predictions under the metric's name, `scores` with
+            NaN for each unscored one, `num_unscored`, and `details` if asked for, `None` for blank predictions.
         """
         rows = [row for row, prediction in enumerate(predictions) if prediction.strip()]
         results: list[Any] = [None] * len(predictions)
         if rows:
-            found = score([sources[row] for row in rows], [predictions[row] for row in rows])
-            for row, result in zip(rows, found, strict=True):
+            texts = [sources[row] for row in rows], [predictions[row] for row in rows]
+            for row, result in zip(rows, scorer.score(*texts, batch_size=batch_size), strict=True):
                 results[row] = result
         scores = [math.nan if result is None else result.score for result in results]
-        scored = [value for value in scores if not math.isnan(value)]
+        scored = [score for score in scores if not math.isnan(score)]
         mean = math.fsum(scored) / len(scored) if scored else math.nan
-        return {self.name: mean, "scores": scores, "num_unscored": len(scores) - len(scored)}, results
+        output = {self.name: mean, "scores": scores, "num_unscored": len(scores) - len(scored)}
+        if return_details:
+            output["details"] = [None if result is None else result.to_dict() for result in results]
+        return output

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import write_atomically
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -182,9 +184,7 @@ class QATemplate:
         """Writes `qagen_config.json` into `save_directory`."""
         path = Path(save_directory, TEMPLATE_FILE)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> QATemplate:

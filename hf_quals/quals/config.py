@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import write_atomically
 from .forms import VARIANTS, Calibration
 
 
@@ -98,9 +99,7 @@ class QualsConfig:
         """Writes `quals_config.json` into `save_directory`."""
         path = Path(save_directory, CONFIG_FILE)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> QualsConfig:

@@ -1,4 +1,4 @@
-"""A result for people: what its score says, its pairs, and the pair to blame; as text or as a table of the terminal."""
+"""A result for people: what its score says, its pairs, the pair to blame; as text or as a table of the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def as_text(summary: str, result: QualsResult) -> str:
     lines = [heading(summary, result)]
     if result.pairs:
         names = _columns(result)
-        lines += ["", "  " + "  ".join([*names, "pair"])]
+        lines += ["", *(["  mean log p given the"] if result.calibration is None else [])]
+        lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
             lines.append("  " + "  ".join([*numbers, f"{pair.question} — {' '.join(_answers(result, pair))}"]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from ..judges.text import STOP_WORDS, sentence_spans, tokenize
+from ..text import STOP_WORDS, sentence_spans, tokenize
 
 
 _WINDOW_WORDS = 60

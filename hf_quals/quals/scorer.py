@@ -16,7 +16,7 @@ from ..qagen.loading import base_and_adapter, find_file
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
-from ..scorers import Scorer, check_texts
+from ..scorers import Scorer, by_document, check_texts
 from .columns import plain_values
 from .config import CONFIG_FILE, QualsConfig
 from .forms import VARIANTS, Calibration
@@ -254,11 +254,12 @@ class QualsScorer(Scorer):
             (document, summary): self._passages(normal[document].text, asked[summary].text.text)
             for document, summary in dict.fromkeys(zip(documents, summaries, strict=True))
         }
-        # What is read: of each document or choice of passages the pairs of all its summaries, each pair once.
         contexts = {key: _join(normal[key[0]].text, spans) for key, spans in passages.items()}
-        wanted: dict[str, dict[tuple[int, ...], QAPair]] = {context: {} for context in contexts.values()}
-        for (_, summary), context in contexts.items():
-            wanted[context].update((pair.token_ids, pair) for pair in asked[summary].selection.kept)
+        # Of each context the pairs of all summaries that are judged by it, each pair once.
+        wanted = by_document(
+            contexts.values(),
+            ({pair.token_ids: pair for pair in asked[summary].selection.kept} for _, summary in contexts),
+        )
         read = self._read(wanted, batch_size)
         return [
             self._result(

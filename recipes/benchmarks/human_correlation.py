@@ -22,10 +22,10 @@ import functools
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -33,15 +33,18 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import BootstrapMethod, pearsonr, spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
-from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair
-from hf_quals.evaluation import RESAMPLES, Judge, judge_rows, kept_scores
+from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair, Scorer
+from hf_quals.comparing.run import judge_rows, kept_scores
+from hf_quals.comparing.statistics import RESAMPLES
+from hf_quals.comparing.systems import Comparison
 from hf_quals.files import markdown_table
 from hf_quals.judges.entities import RULES, EntityFinder, EntityScorer, load_finder
-from hf_quals.judges.factcc import FactccScorer
 from hf_quals.judges.qags import QagsScorer
+from hf_quals.judges.registry import Judge, default_judges
+from hf_quals.judges.registry import make_judges as registered
+from hf_quals.judges.rouge import RougeResult
 from hf_quals.qagen.default import default_base_model
-from hf_quals.quals.scorer import VARIANTS
-from hf_quals.systems import Comparison
+from hf_quals.quals.forms import VARIANTS
 
 
 # Pearson on (CNN/DM, XSum) as published: QAGS and its comparisons in 2004.04228, CTC 2109.06379, UniEval 2210.07197.
@@ -66,6 +69,10 @@ class Arguments:
     cnndm: str = field(metadata={"help": "The QAGS annotations of CNN/DM summaries (JSON lines)."})
     xsum: str = field(metadata={"help": "The QAGS annotations of XSum summaries (JSON lines)."})
     output_dir: str = field(metadata={"help": "Where scores are kept; a second run goes on from them."})
+    judges: list[str] | None = field(
+        default=None,
+        metadata={"help": "Registered judges; those that need neither references nor the Hub if left out."},
+    )
     model: str | None = field(default=None, metadata={"help": "The QAGen model; the package's default if left out."})
     dtype: str = field(default="auto", metadata={"help": "Type of the weights."})
     batch_size: int = field(default=8, metadata={"help": "Texts computed together by QUALS."})
@@ -103,97 +110,122 @@ def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
 
 
 def make_judges(args: Arguments) -> list[Judge]:
-    """What scores the summaries, the slowest last."""
-    model = {"model": args.model or "default", "dtype": args.dtype}
-    finder = load_finder(args.finder)
-    finders = {one.name: one for one in (load_finder(RULES), finder)}
-    judges = [
-        Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, rouge_precision),
-        *(
-            Judge(
-                f"entity-{Path(name).name}",
-                {f"entity precision, names found by {name}": "score"},
-                lambda finder=finder: dictionaries(EntityScorer(finder).score),
-            )
-            for name, finder in finders.items()
-        ),
-        Judge("quals", {"result": "result"}, lambda: load_quals(args), model),
-        Judge(
-            "likelihood", {"mean log p of the summary given the document, same base model": "score"}, load_likelihood
-        ),
-        *(
-            Judge(
-                f"qags-{Path(name).name}",
-                {f"QAGS, offline, candidates found by {name}": "score"},
-                lambda finder=finder: load_qags(args, finder),
-                model,
-            )
-            for name, finder in finders.items()
-        ),
+    """What scores the summaries: registered judges, some of them in several forms, and two of this benchmark's own."""
+    names = args.judges or default_judges(with_references=False)
+    if args.factcc_model is not None and "factcc" not in names:
+        names = [*names, "factcc"]
+    judges = registered(names, model=args.model, factcc_model=args.factcc_model)
+    forms = {"entity": entity_judges, "qags": qags_judges, "quals": quals_judges}
+    chosen = [form for judge in judges for form in (forms[judge.name](args) if judge.name in forms else [judge])]
+    chosen += [
+        Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, RougePrecision),
+        Judge("likelihood", {"mean log p of the summary given the document, same base model": "score"}, Likelihood),
     ]
-    if args.factcc_model is not None:
-        factcc = functools.partial(FactccScorer.from_pretrained, args.factcc_model)
-        judges.append(
-            Judge("factcc", {"FactCC": "score"}, lambda: dictionaries(factcc().score), {"model": args.factcc_model})
+    return sorted(chosen, key=lambda judge: judge.name.startswith("qags"))  # the slowest last
+
+
+def finders(args: Arguments) -> list[EntityFinder]:
+    """Rules, and spaCy where it has a model."""
+    by_name = {finder.name: finder for finder in (load_finder(RULES), load_finder(args.finder))}
+    return list(by_name.values())
+
+
+def entity_judges(args: Arguments) -> list[Judge]:
+    return [
+        Judge(
+            f"entity-{Path(finder.name).name}",
+            {f"entity precision, names found by {finder.name}": "score"},
+            functools.partial(EntityScorer, finder),
         )
+        for finder in finders(args)
+    ]
+
+
+def qags_judges(args: Arguments) -> list[Judge]:
+    """Offline with each finder, and as published if its models are given."""
+    judges = [
+        Judge(
+            f"qags-{Path(finder.name).name}",
+            {f"QAGS, offline, candidates found by {finder.name}": "score"},
+            functools.partial(QagsScorer.from_qagen, args.model, finder=finder, dtype=args.dtype),
+            {"model": args.model or "default", "dtype": args.dtype},
+        )
+        for finder in finders(args)
+    ]
     if args.qags_models is not None:
         writer, reader = args.qags_models
-        qags = functools.partial(QagsScorer.from_pretrained, writer, reader, finder=finder)
+        finder = finders(args)[-1]
         judges.append(
             Judge(
                 "qags-published",
                 {f"QAGS, {writer} and {reader}": "score"},
-                lambda: dictionaries(qags().score),
+                functools.partial(QagsScorer.from_pretrained, writer, reader, finder=finder),
                 {"writer": writer, "reader": reader, "finder": finder.name},
             )
         )
     return judges
 
 
-def dictionaries(score: Callable[[list[str], list[str]], Sequence[Any]]):
-    return lambda documents, summaries: [result.to_dict() for result in score(documents, summaries)]
+def quals_judges(args: Arguments) -> list[Judge]:
+    settings = {"model": args.model or "default", "dtype": args.dtype}
+    return [Judge("quals", {"result": "result"}, functools.partial(WholeQuals, args), settings)]
 
 
-def load_qags(args: Arguments, finder: EntityFinder):
-    scorer = QagsScorer.from_qagen(args.model, finder=finder, dtype=args.dtype)
-    # As many questions as most summaries have are answered together.
-    return dictionaries(functools.partial(scorer.score, batch_size=64))
+class RougePrecision(Scorer):
+    """ROUGE of the document: how much of the summary's wording it has."""
+
+    name = "rouge"
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
+        return [
+            RougeResult(**{name: score.precision for name, score in scorer.score(*texts).items()})
+            for texts in zip(documents, summaries, strict=True)
+        ]
 
 
-def rouge_precision():
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
-    return lambda documents, summaries: [
-        {name: score.precision for name, score in scorer.score(document, summary).items()}
-        for document, summary in zip(documents, summaries, strict=True)
-    ]
+class WholeQuals(Scorer):
+    """Whole results of QUALS as JSON: the variants are computed from their pairs."""
+
+    name = "quals"
+
+    def __init__(self, args: Arguments):
+        # Pairs are chosen in order: the first 10 of 20 are those that `max_pairs=10` chooses.
+        self.scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, max_pairs=max(NUM_PAIRS))
+        self.batch_size = args.batch_size
+
+    def score(self, documents, summaries, *, references=None, batch_size=None):
+        results = self.scorer.score(documents, summaries, batch_size=batch_size or self.batch_size)
+        return [
+            SimpleNamespace(
+                result=result.to_dict(),
+                document_truncated=result.document_truncated,
+                summary_truncated=result.summary_truncated,
+            )
+            for result in results
+        ]
 
 
-def load_quals(args: Arguments):
-    """Whole results are kept: the variants are computed from their pairs."""
-    # Pairs are chosen one after the other: the first 10 of 20 are those that `max_pairs=10` chooses.
-    scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, max_pairs=max(NUM_PAIRS))
-
-    def score(documents: list[str], summaries: list[str]) -> list[dict[str, Any]]:
-        found = [result.to_dict() for result in scorer.score(documents, summaries, batch_size=args.batch_size)]
-        return [{**fields, "result": fields} for fields in found]
-
-    return score
-
-
-def load_likelihood():
+class Likelihood(Scorer):
     """Mean log p(token of the summary | document) of the default's base model, before it was made a QAGen."""
-    base = default_base_model()
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    model = QAGenModel(model, AutoTokenizer.from_pretrained(base), QATemplate(prompt="{text}\n\nSummary:"))
 
-    def mean_log_prob(document: str, summary: str) -> float:
-        ids = model.tokenizer(" " + summary, add_special_tokens=False)["input_ids"]
+    name = "likelihood"
+
+    def __init__(self):
+        base = default_base_model()
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        self.model = QAGenModel(model, AutoTokenizer.from_pretrained(base), QATemplate(prompt="{text}\n\nSummary:"))
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        return [
+            SimpleNamespace(score=self.mean_log_prob(document, summary))
+            for document, summary in zip(documents, summaries, strict=True)
+        ]
+
+    def mean_log_prob(self, document: str, summary: str) -> float:
+        ids = self.model.tokenizer(" " + summary, add_special_tokens=False)["input_ids"]
         target = QAPair("", "", tuple(ids), (), len(ids), summary)
-        return float(np.mean(model.log_probs([document], [[target]])[0][0]))
-
-    return lambda documents, summaries: [
-        {"score": mean_log_prob(document, summary)} for document, summary in zip(documents, summaries, strict=True)
-    ]
+        return float(np.mean(self.model.log_probs([document], [[target]])[0][0]))
 
 
 def pairs_of(fields: dict) -> list[ScoredPair]:
@@ -208,16 +240,16 @@ def correlations(scores: Sequence[float | None], human: Sequence[float]) -> list
     """
     scored = np.array(scores, dtype=float)
     has_score = ~np.isnan(scored)
-    ours, people = scored[has_score], np.array(human)[: len(scored)][has_score]
-    if len(ours) < 3 or min(np.ptp(ours), np.ptp(people)) == 0:
-        return ["–", "–", "–", str(len(ours))]
+    judged, people = scored[has_score], np.array(human)[: len(scored)][has_score]
+    if len(judged) < 3 or min(np.ptp(judged), np.ptp(people)) == 0:
+        return ["–", "–", "–", str(len(judged))]
     resampling = BootstrapMethod(n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(0))
-    pearson = pearsonr(ours, people)
+    pearson = pearsonr(judged, people)
     low, high = pearson.confidence_interval(method=resampling)
-    spearman = spearmanr(ours, people).statistic
+    spearman = spearmanr(judged, people).statistic
     # Of a few summaries some resample is the same one over and over, which has no correlation.
     interval = "–" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
-    return [f"{pearson.statistic:.3f}", interval, f"{spearman:.3f}", str(len(ours))]
+    return [f"{pearson.statistic:.3f}", interval, f"{spearman:.3f}", str(len(judged))]
 
 
 def means_by_support(scores: Sequence[float | None], human: Sequence[float]) -> tuple[float, float]:

@@ -42,7 +42,7 @@ from transformers import (
 from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArguments
 from hf_quals.contrastive.data import NEGATIVE_LABELS
 from hf_quals.contrastive.losses import IGNORE_INDEX, SummaryLogits, unlikelihood
-from hf_quals.reports import markdown_table
+from hf_quals.files import markdown_table
 
 
 MLE, CONTRASTIVE, TWO_PASSES = KINDS = ("MLE", "contrastive", "two passes")

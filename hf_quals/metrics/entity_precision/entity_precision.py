@@ -31,14 +31,15 @@ Args:
     sources (`list[str]`): The document of each.
     finder (`str`, *optional*): What finds names: `"rules"`, or a spaCy model. Left out: spaCy's `en_core_web_sm` where
         it is installed, else `"rules"`.
-    return_entities (`bool`, *optional*, defaults to `False`): Whether to return the names and numbers.
+    return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
     entity_precision (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
     scores (`list[float]`): One score a summary, NaN where it has no name and no number.
     num_unscored (`int`): How many are NaN.
     finder (`str`): What found the names.
-    entities (`list[dict]`): With `return_entities`, of each summary those that are `supported` and `unsupported`.
+    details (`list[dict]`): With `return_details`, of each summary the names and numbers that are `supported` and
+        `unsupported`; `None` for a blank one.
 
 Example:
     >>> import evaluate
@@ -54,6 +55,7 @@ Example:
 """
 
 
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class EntityPrecision(SourceMetric):
     def _info(self):
         return evaluate.MetricInfo(
@@ -64,15 +66,7 @@ class EntityPrecision(SourceMetric):
             reference_urls=["https://huggingface.co/papers/2102.09130"],
         )
 
-    def _compute(self, predictions, sources, finder=None, return_entities=False):
-        found_by = load_finder(finder)
-        output, results = self.judge(EntityScorer(found_by).score, predictions, sources)
-        output["finder"] = found_by.name
-        if return_entities:
-            output["entities"] = [
-                {"supported": list(result.supported), "unsupported": list(result.unsupported)}
-                if result is not None
-                else {"supported": [], "unsupported": []}
-                for result in results
-            ]
-        return output
+    def _compute(self, predictions, sources, finder=None, return_details=False):
+        scorer = EntityScorer(load_finder(finder))
+        output = self.judge(scorer, predictions, sources, return_details=return_details)
+        return {**output, "finder": scorer.finder.name}

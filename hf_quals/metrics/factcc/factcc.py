@@ -33,25 +33,31 @@ Args:
         or Hub id of a FactCC or a model of natural language inference.
     consistent_label (`str`, *optional*): Which of its labels says that the document supports the claim. Left out: the
         one called `correct`, `consistent`, `entailment`, `entailed` or `supported`, in any case.
-    batch_size (`int`, *optional*, defaults to 8): Windows of documents computed together; bounds memory.
+    batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
-    return_sentences (`bool`, *optional*, defaults to `False`): Whether to return each sentence's probability.
+    return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
     factcc (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
     scores (`list[float]`): Of each summary the mean probability of its sentences; NaN where it is blank.
     num_unscored (`int`): How many are NaN.
-    sentences (`list[list[dict]]`): With `return_sentences`, of each summary its sentences, `text` and `probability`.
+    details (`list[dict]`): With `return_details`, of each summary its `sentences` and their `probabilities`; `None`
+        for a blank one.
 
 Example:
     >>> import evaluate
     >>> from hf_quals import metrics
     >>> factcc = evaluate.load(metrics.path("factcc"))
-    >>> results = factcc.compute(  # doctest: +SKIP
-    ...     predictions=["Klitschko is hurt.", "Lewis is hurt."],
-    ...     sources=["Lewis believes that Klitschko is hurt."] * 2,
+    >>> results = factcc.compute(
+    ...     predictions=["Klitschko is hurt. Lewis says so.", "Lewis is hurt.", ""],
+    ...     sources=["Lewis believes that Klitschko is hurt."] * 3,
+    ...     return_details=True,
     ... )
-    >>> right, wrong = results["scores"]  # doctest: +SKIP
+    >>> right, wrong, blank = results["scores"]
+    >>> blank, results["num_unscored"]
+    (nan, 1)
+    >>> results["details"][0]["sentences"]
+    ['Klitschko is hurt.', 'Lewis says so.']
 """
 
 
@@ -60,6 +66,7 @@ def _scorer(model_id: str, consistent_label: str | None, device: str | None) -> 
     return FactccScorer.from_pretrained(model_id, consistent_label=consistent_label, device=device)
 
 
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Factcc(SourceMetric):
     def _info(self):
         return evaluate.MetricInfo(
@@ -78,18 +85,7 @@ class Factcc(SourceMetric):
         consistent_label=None,
         batch_size=8,
         device=None,
-        return_sentences=False,
+        return_details=False,
     ):
         scorer = _scorer(model_id, consistent_label, device)
-        output, results = self.judge(functools.partial(scorer.score, batch_size=batch_size), predictions, sources)
-        if return_sentences:
-            output["sentences"] = [
-                [
-                    {"text": text, "probability": probability}
-                    for text, probability in zip(result.sentences, result.probabilities, strict=True)
-                ]
-                if result is not None
-                else []
-                for result in results
-            ]
-        return output
+        return self.judge(scorer, predictions, sources, batch_size=batch_size, return_details=return_details)

@@ -34,16 +34,17 @@ Args:
     writer_id (`str`, *optional*): In its place, as published, an encoder–decoder that writes questions for answers,
         such as `lmqg/bart-large-squad-qg`; goes with `reader_id`.
     reader_id (`str`, *optional*): The SQuAD model that answers, such as `deepset/roberta-large-squad2`.
-    batch_size (`int`, *optional*, defaults to 16): Sequences computed together; bounds memory.
+    batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
-    return_questions (`bool`, *optional*, defaults to `False`): Whether to return the questions and answers.
+    return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
     qags (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
     scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
     num_unscored (`int`): How many are NaN.
     finder (`str`): What found the phrases that are asked for: a spaCy model or `rules`.
-    questions (`list[list[dict]]`): With `return_questions`, of each summary its questions with both answers.
+    details (`list[dict]`): With `return_details`, of each summary its `questions` with both answers, and how many were
+        dropped and why; `None` for a blank one.
 
 Example:
     >>> import evaluate
@@ -71,6 +72,7 @@ def _scorer(model_id: str | None, writer_id: str | None, reader_id: str | None, 
     return QagsScorer.from_pretrained(writer_id, reader_id, device=device)
 
 
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Qags(SourceMetric):
     def _info(self):
         return evaluate.MetricInfo(
@@ -88,13 +90,10 @@ class Qags(SourceMetric):
         model_id=None,
         writer_id=None,
         reader_id=None,
-        batch_size=16,
+        batch_size=8,
         device=None,
-        return_questions=False,
+        return_details=False,
     ):
         scorer = _scorer(model_id, writer_id, reader_id, device)
-        output, results = self.judge(functools.partial(scorer.score, batch_size=batch_size), predictions, sources)
-        output["finder"] = scorer.finder.name
-        if return_questions:
-            output["questions"] = [[] if result is None else result.to_dict()["questions"] for result in results]
-        return output
+        output = self.judge(scorer, predictions, sources, batch_size=batch_size, return_details=return_details)
+        return {**output, "finder": scorer.finder.name}

@@ -3,7 +3,7 @@ from pathlib import Path
 from hf_quals.metrics.space import interface
 
 
-demo = interface(Path(__file__).with_name("quals.py"), return_pairs=True)
+demo = interface(Path(__file__).with_name("quals.py"), return_details=True)
 
 if __name__ == "__main__":
     demo.launch()

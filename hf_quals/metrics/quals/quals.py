@@ -32,17 +32,18 @@ Args:
     predictions (`list[str]`): The summaries. A blank one is not scored.
     sources (`list[str]`): The document of each.
     model_id (`str`, *optional*): A QAGen model: folder, Hub id, or adapter. Left out: the default model of hf-quals.
-    batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
+    batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
-    return_pairs (`bool`, *optional*, defaults to `False`): Whether to return the pairs that each score rests on.
+    return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
     quals (`float`): Mean over the scored summaries; higher is better, 0 means "as plausible from the document as from
         the summary". NaN if none was scored.
     scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
     num_unscored (`int`): How many are NaN.
-    pairs (`list[list[dict]]`): With `return_pairs`, of each summary its question–answer pairs, with the
-        log-probabilities of their tokens given the summary and given the document.
+    details (`list[dict]`): With `return_details`, of each summary its question–answer `pairs`, with the
+        log-probabilities of their tokens given the summary and given the document, and how many were dropped and why;
+        `None` for a blank one.
 
 Example:
     >>> import evaluate
@@ -68,6 +69,7 @@ def _scorer(model_id: str | None, device: str | None) -> QualsScorer:
     return QualsScorer.from_pretrained(model_id, device=device)
 
 
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Quals(SourceMetric):
     def _info(self):
         return evaluate.MetricInfo(
@@ -78,9 +80,6 @@ class Quals(SourceMetric):
             reference_urls=["https://huggingface.co/papers/2105.04623"],
         )
 
-    def _compute(self, predictions, sources, model_id=None, batch_size=8, device=None, return_pairs=False):
-        score = functools.partial(_scorer(model_id, device).score, batch_size=batch_size)
-        output, results = self.judge(score, predictions, sources)
-        if return_pairs:
-            output["pairs"] = [[] if result is None else result.to_dict()["pairs"] for result in results]
-        return output
+    def _compute(self, predictions, sources, model_id=None, batch_size=8, device=None, return_details=False):
+        scorer = _scorer(model_id, device)
+        return self.judge(scorer, predictions, sources, batch_size=batch_size, return_details=return_details)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .comparing.rows import Source, check_text
-from .errors import InputError
+from ..errors import InputError
+from .rows import Source, check_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Row:
     reference: str | None
 
 
-def compare(first: Source, *others: Source, reference_column: str | None = None) -> list[Comparison]:
+def join_systems(first: Source, *others: Source, reference_column: str | None = None) -> list[Comparison]:
     """
     Joins systems' summaries by the text of their documents, in the order of the first.
 
@@ -46,18 +46,13 @@ def compare(first: Source, *others: Source, reference_column: str | None = None)
         [`InputError`]: for a file without rows, a column that is missing or holds no text, a document that occurs
             twice, or if not all have the same documents; for references that differ, or that only some documents have.
     """
-    ours, *theirs = (_read(source, reference_column) for source in (first, *others))
-    for source, rows in zip(others, theirs, strict=True):
-        for one, found, other, known in ((first, ours, source, rows), (source, rows, first, ours)):
-            alone = [row.place for document, row in found.items() if document not in known]
-            if alone:
-                raise InputError(
-                    f"{len(alone)} of the {len(found)} documents of {one.path} are not in the other file, "
-                    f"{other.path} (the first: {alone[0]}). All must have the same documents, character by character."
-                )
+    systems = [_read(source, reference_column) for source in (first, *others)]
+    for source, rows in zip(others, systems[1:], strict=True):
+        _check_known(first, systems[0], source, rows)
+        _check_known(source, rows, first, systems[0])
     comparisons = []
-    for document in ours:
-        rows_of_document = [rows[document] for rows in (ours, *theirs)]
+    for document in systems[0]:
+        rows_of_document = [rows[document] for rows in systems]
         comparisons.append(
             Comparison(
                 document,
@@ -75,23 +70,32 @@ def compare(first: Source, *others: Source, reference_column: str | None = None)
     return comparisons
 
 
+def _check_known(source: Source, rows: dict[str, _Row], other: Source, other_rows: dict[str, _Row]) -> None:
+    unknown = [row.place for document, row in rows.items() if document not in other_rows]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of the {len(rows)} documents of {source.path} are not in the other file, {other.path} "
+            f"(the first: {unknown[0]}). All must have the same documents, character by character."
+        )
+
+
 def _read(source: Source, reference_column: str | None) -> dict[str, _Row]:
     """Of every document its row."""
-    found: dict[str, _Row] = {}
+    rows: dict[str, _Row] = {}
     for place, row in source.rows():
         for column in (source.document_column, source.summary_column):
             check_text(place, row, column)
         document, summary = source.texts(row)
-        if document in found:
-            raise InputError(f"{place}: the document of {found[document].place} again. Keep one row a document.")
+        if document in rows:
+            raise InputError(f"{place}: the document of {rows[document].place} again. Keep one row a document.")
         reference = None
         if reference_column in row:
             check_text(place, row, reference_column)
             reference = row[reference_column]
-        found[document] = _Row(place, summary, reference)
-    if not found:
+        rows[document] = _Row(place, summary, reference)
+    if not rows:
         raise InputError(f"{source.path}: no rows.")
-    return found
+    return rows
 
 
 def _reference(rows: list[_Row]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the judges share about English text without a model: sentences, and tokens in one spelling."""
+"""English text without a model: its sentences, and its words and numbers in one spelling."""
 
 from __future__ import annotations
 

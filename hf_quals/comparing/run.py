@@ -1,0 +1,195 @@
+"""Lets judges score systems' summaries: one table, and the scores behind it document by document, a file a judge.
+
+A judge that fails costs its own cells alone; a run that was cut off goes on behind the scores that are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError
+from ..files import nan_to_none
+from ..judges.registry import Judge
+from ..scorers import Scorer
+from .partial import RowScores
+from .reports import check_folder, check_outputs, check_suffix, write_files
+from .rows import Row
+from .systems import Comparison
+from .table import Cell, ScoreTable, make_cells
+
+
+_DOCUMENTS_AT_ONCE = 8
+
+
+def compare_systems(
+    comparisons: Sequence[Comparison],
+    systems: Sequence[str],
+    judges: Sequence[Judge],
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+) -> ScoreTable:
+    """
+    Lets judges score systems' summaries.
+
+    Args:
+        comparisons (`Sequence[Comparison]`): Documents with the summaries of all systems; at least one.
+        systems (`Sequence[str]`): The names of the systems.
+        judges (`Sequence[Judge]`): Who scores, from [`~hf_quals.judges.registry.make_judges`], or any scorer as
+            `Judge.of(scorer)`.
+        folder (`Path`, *optional*): Where scores are kept, in a `.jsonl` file a judge.
+        resume (`bool`, *optional*, defaults to `False`): Whether to go on from scores in `folder`.
+
+    Raises:
+        [`InputError`]: if a judge needs references and there are none, or scores to go on from are of other texts or
+            settings.
+    """
+    for judge in judges:
+        if judge.reads_references and comparisons[0].reference is None:
+            raise InputError(f"{judge.name} needs references, and there are none. Give some, or leave it out.")
+    # Scores of something else are refused before any judge begins.
+    kept: dict[str, tuple[RowScores | None, int]] = {
+        judge.name: (None, 0) if folder is None else kept_scores(judge, comparisons, folder, resume=resume)
+        for judge in judges
+    }
+    cells: list[Cell] = []
+    truncated = {}
+    for judge in judges:
+        try:
+            rows = judge_rows(judge, comparisons, *kept[judge.name])
+        except Exception as error:  # whatever a model or a library raises is this judge's failure alone
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            cells += [Cell(column, system, error=reason) for column in judge.columns for system in systems]
+            continue
+        truncated[judge.name] = sum(sum(row["truncated"]) for row in rows)
+        for column in judge.columns:
+            cells += make_cells(column, systems, np.array([row[column] for row in rows], dtype=float))
+    settings = {judge.name: judge.settings for judge in judges}
+    return ScoreTable(tuple(systems), len(comparisons), settings, truncated, tuple(cells))
+
+
+def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """
+    The systems' names: as given, or those they are known by, which are their files' or columns'.
+
+    Raises:
+        [`InputError`]: if there are not as many as systems, or two are the same.
+    """
+    chosen = list(known if names is None else names)
+    if len(chosen) != len(known):
+        raise InputError(f"{len(known)} systems need as many `names`, got {len(chosen)}.")
+    for number, name in enumerate(chosen):
+        if not name.strip() or name in chosen[:number]:
+            raise InputError(f"Each system needs a name of its own, got {', '.join(map(repr, chosen))}. Pass `names`.")
+    return chosen
+
+
+def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> Path:
+    """
+    Where the scores behind an output are kept.
+
+    Raises:
+        [`InputError`]: if the output cannot be written, is an input, or would replace what it may not.
+    """
+    check_suffix(output, (".md", ".csv", ".json"))
+    folder = output.with_name(output.name + ".scores")
+    if folder.exists() and not (resume or overwrite):
+        raise InputError(f"{folder} holds scores of an earlier run. Pass `resume=True` or `overwrite=True`.")
+    check_outputs([output], inputs, overwrite=overwrite or (resume and folder.exists()))
+    check_folder(output)
+    return folder
+
+
+def write_table(table: ScoreTable, output: Path) -> None:
+    """Writes the table in the format of the file's suffix: `.md`, `.csv` or `.json`."""
+    to_text = {".md": table.to_markdown, ".csv": table.to_csv, ".json": table.to_json}
+    write_files({output: to_text[output.suffix]().encode()})
+
+
+def kept_scores(
+    judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False
+) -> tuple[RowScores, int]:
+    """
+    Where a judge's scores are kept, and how many documents are scored there.
+
+    Args:
+        judge (`Judge`): The judge.
+        comparisons (`Sequence[Comparison]`): All documents.
+        folder (`Path`): Where its file `NAME.jsonl` is.
+        resume (`bool`, *optional*, defaults to `False`): Whether to go on from what is there.
+
+    Raises:
+        [`InputError`]: if the scores to go on from are of other texts or settings.
+    """
+    texts = [(comparison.document, comparison.summaries, comparison.reference) for comparison in comparisons]
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    header = {"judge": judge.name, "rows": len(texts), "sha256": digest, "hf_quals": __version__, **judge.settings}
+    scores = RowScores(folder / f"{judge.name}.jsonl", header)
+    return scores, scores.resume() if resume and scores.path.exists() else 0
+
+
+def judge_rows(
+    judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None, done: int = 0
+) -> list[Row]:
+    """
+    Lets a judge score what is not scored yet.
+
+    Args:
+        judge (`Judge`): The judge; loaded only if there is something to score.
+        comparisons (`Sequence[Comparison]`): Documents with the summaries of all systems.
+        kept (`RowScores`, *optional*): Where its scores are kept.
+        done (`int`, *optional*, defaults to 0): How many documents are scored there.
+
+    Returns:
+        `list[dict]`: a row for every document, scored now or before: its `places`, under each column's name the scores
+        of the systems, and for which of them a text was `truncated`.
+    """
+    from tqdm import tqdm
+
+    rows = list(kept.rows()) if kept is not None and done else []
+    if done >= len(comparisons):
+        return rows
+    scorer = judge.load()
+    if kept is not None and not done:
+        # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
+        kept.path.parent.mkdir(parents=True, exist_ok=True)
+        kept.start()
+    with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
+        for start in range(done, len(comparisons), _DOCUMENTS_AT_ONCE):
+            part = comparisons[start : start + _DOCUMENTS_AT_ONCE]
+            scored = _score(judge, scorer, part)
+            if kept is not None:
+                kept.append(scored)
+            rows += scored
+            progress.update(len(part))
+    return rows
+
+
+def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> list[Row]:
+    texts = [
+        (comparison.document, summary, comparison.reference)
+        for comparison in comparisons
+        for summary in comparison.summaries
+    ]
+    documents, summaries, references = map(list, zip(*texts, strict=True))
+    results = iter(scorer.score(documents, summaries, references=references if judge.reads_references else None))
+    rows = []
+    for comparison in comparisons:
+        of_systems = [next(results) for _ in comparison.summaries]
+        row: Row = {"places": comparison.places}
+        row |= {
+            column: [nan_to_none(getattr(result, attribute)) for result in of_systems]
+            for column, attribute in judge.columns.items()
+        }
+        row["truncated"] = [
+            getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)
+            for result in of_systems
+        ]
+        rows.append(row)
+    return rows

@@ -1,0 +1,16 @@
+"""QUALS as a judge among the others; the score itself is in [`hf_quals.quals`]."""
+
+from __future__ import annotations
+
+from .. import __version__
+from .registry import register_judge
+
+
+@register_judge("quals", columns={"QUALS": "score"}, needs="the default model, or another QAGen")
+def prepare(*, model: str | None = None):
+    def load():
+        from ..quals.scorer import QualsScorer
+
+        return QualsScorer.from_pretrained(model)
+
+    return {"model": model or f"default of hf-quals {__version__}"}, load
