@@ -112,7 +112,7 @@ def test_text_of_a_calibrated_result_says_what_the_document_answers_instead():
         "",
         "  support  pair",
         "     1.00  who? — ann (document: Ann Lee)",
-        "     0.01  when? — may (document: june) <- to blame",
+        "     0.01  when? — may (document: june)  <- to blame",
     ]
     nothing = dataclasses.replace(result, pairs=pairs[:1], score=1.0)
     assert as_text("Ann came in May.", nothing).splitlines()[1] == (

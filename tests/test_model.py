@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from conftest import TINY_TEMPLATE, tiny_model, tiny_qagen, tiny_tokenizer
@@ -201,6 +203,34 @@ def test_answers_are_those_of_one_question_at_a_time(qagen, batch_size):
         [answer_by_hand(qagen, text, question, 4) for question in part]
         for text, part in zip(DOCUMENTS, questions, strict=True)
     ]
+
+
+def test_answers_of_different_lengths_end_each_for_itself():
+    # Without training: what it has learned is to say one letter.
+    qagen = QAGenModel(tiny_model("llama"), tiny_tokenizer("llama"), TINY_TEMPLATE)
+    text = "fury beat klitschko in november"
+    questions = ["abcdef", "who is that", "z", "qwerty", "uiop", "fury", "in may", "klitschko"]
+    unended = []
+    for question in questions:
+        ids = qagen.tokenizer(f"{text}?{question}|")["input_ids"]
+        start = len(ids)
+        while len(ids) < start + 8:
+            with torch.no_grad():
+                ids.append(int(qagen.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        unended.append(ids[start:])
+    # The token at which answers have the most different lengths.
+    of_token = {
+        token: [ids.index(token) if token in ids else 8 for ids in unended] for token in set(itertools.chain(*unended))
+    }
+    end, lengths = max(of_token.items(), key=lambda item: len(set(item[1])))
+    assert len(set(lengths)) >= 3
+    qagen.model.generation_config.eos_token_id = end
+    (answers,) = qagen.answer([text], [questions], max_new_tokens=8)
+    by_hand = [
+        qagen.tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+        for ids, length in zip(unended, lengths, strict=True)
+    ]
+    assert answers == by_hand
 
 
 def test_model_that_writes_the_answer_first_cannot_be_asked():

@@ -8,6 +8,7 @@ import pytest
 from hf_quals.comparing.rows import Source
 from hf_quals.comparing.score_file import score_file
 from hf_quals.errors import InputError
+from hf_quals.quals.pairs import PairSelection
 from hf_quals.quals.scorer import QualsResult
 
 
@@ -27,7 +28,9 @@ class Lengths:
             raise KeyboardInterrupt
         self.summaries += summaries
         scores = [math.nan if len(summary) == 1 else -float(len(summary)) for summary in summaries]
-        return [QualsResult(score, (), 0, 0, 0, 0, 0, len(documents[0]) > 8, False) for score in scores]
+        return [
+            QualsResult(score, (), PairSelection((), 0, 0, 0, 0, 0), len(documents[0]) > 8, False) for score in scores
+        ]
 
 
 def never():

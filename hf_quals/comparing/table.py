@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import nan_to_none
-from ..reports import markdown_table
+from ..files import markdown_table, nan_to_none
 from .statistics import bootstrap_interval, paired_test
 
 

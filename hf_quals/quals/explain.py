@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .scorer import QualsResult, ScoredPair
 
-_BLAME = "<- to blame"
+_BLAME = " <- to blame"
 
 
 def as_text(summary: str, result: QualsResult) -> str:
