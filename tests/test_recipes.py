@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
 from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallbackConfig
-from hf_quals.judges.rouge import RougeScorer, mean_rouge, rouge
+from hf_quals.judges.rouge import RougeScorer, rouge
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -328,7 +328,6 @@ def test_rouge_counts_words_pairs_of_words_and_the_longest_common_subsequence():
     # Both have 4 words; 3 are shared, of the neighbouring pairs only "the cat", in order "the cat sat".
     found = rouge("the cat sat down", "the cat has sat")
     assert found == pytest.approx({"rouge1": 3 / 4, "rouge2": 1 / 3, "rougeL": 3 / 4})
-    assert mean_rouge("the cat sat down", "the cat has sat") == pytest.approx((3 / 4 + 1 / 3 + 3 / 4) / 3)
 
 
 def test_rouge_scores_summaries_against_references_and_not_documents():
