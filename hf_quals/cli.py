@@ -22,6 +22,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
 app.add_typer(human_eval, name="human-eval")
 
+DocumentColumn = Annotated[str, typer.Option(help="The column of documents.")]
+SummaryColumn = Annotated[str, typer.Option(help="The column of summaries.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")]
+
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(r"`(names|num_items|overwrite|path|private|repo_id|resume|update)(?:=True)?`")
 
@@ -45,57 +50,35 @@ def hf_quals(
 def score(
     source: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[INPUT]",
-            help="A .jsonl, .csv or .parquet file, or a dataset (Hub id or folder).",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[INPUT]", help="A .jsonl, .csv or .parquet file, or a dataset (Hub id or folder)."),
     ] = None,
     document: Annotated[
-        str | None,
-        typer.Option(help="Instead of INPUT: one document, or @FILE that holds it.", show_default=False),
+        str | None, typer.Option(help="Instead of INPUT: one document, or @FILE that holds it.")
     ] = None,
     summary: Annotated[
-        list[str] | None,
-        typer.Option(help="A summary of --document; may be given several times.", show_default=False),
+        list[str] | None, typer.Option(help="A summary of --document; may be given several times.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Where the scored rows of INPUT go, .jsonl or .parquet.", show_default=False),
-    ] = None,
-    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
-    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    output: Annotated[Path | None, typer.Option(help="Where the scored rows of INPUT go, .jsonl or .parquet.")] = None,
+    document_column: DocumentColumn = "document",
+    summary_column: SummaryColumn = "summary",
     split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
     pairs: Annotated[bool, typer.Option(help="Add a column with the kept pairs and their token scores.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="A QAGen model: folder, Hub id, or adapter. Left out: the default model.", show_default=False
-        ),
+        str | None, typer.Option(help="A QAGen model: folder, Hub id, or adapter. Left out: the default model.")
     ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(help="A PEFT adapter for --model.", show_default=False),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.", show_default=False),
-    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for --model.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together; bounds memory.")] = 8,
     num_beams: Annotated[
-        int | None,
-        typer.Option(min=1, help="Sequences generated from a summary. Left out: the model's.", show_default=False),
+        int | None, typer.Option(min=1, help="Sequences generated from a summary. Left out: the model's.")
     ] = None,
     max_pairs: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.", show_default=False),
+        int | None, typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.")
     ] = None,
-    variant: Annotated[
-        str | None, typer.Option(help="How pairs become a score. Left out: the model's.", show_default=False)
-    ] = None,
+    variant: Annotated[str | None, typer.Option(help="How pairs become a score. Left out: the model's.")] = None,
 ) -> None:
     """
     Score summaries against their documents with QUALS.
@@ -213,44 +196,35 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Where the table goes as well, .md, .csv or .json. Scores of every row go into OUTPUT.scores.",
-            show_default=False,
+            help="Where the table goes as well, .md, .csv or .json. Scores of every row go into OUTPUT.scores."
         ),
     ] = None,
     judges: Annotated[
         str | None,
         typer.Option(
             help=f"Separated by commas: {_judges_help()}. Left out: all that need no Hub, those that compare with "
-            "references only if there are some.",
-            show_default=False,
+            "references only if there are some."
         ),
     ] = None,
     names: Annotated[
         str | None,
-        typer.Option(
-            help="Of the systems, separated by commas. Left out: those of the files, or of the columns.",
-            show_default=False,
-        ),
+        typer.Option(help="Of the systems, separated by commas. Left out: those of the files, or of the columns."),
     ] = None,
-    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
+    document_column: DocumentColumn = "document",
     summary_column: Annotated[
-        str,
-        typer.Option(help="The column of summaries; of one file several, separated by commas, are a system each."),
+        str, typer.Option(help="The column of summaries; of one file several, separated by commas, are a system each.")
     ] = "summary",
     reference_column: Annotated[
-        str | None,
-        typer.Option(help="The column of references. Left out: reference, if there is one.", show_default=False),
+        str | None, typer.Option(help="The column of references. Left out: reference, if there is one.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="The QAGen of quals and qags. Left out: the default model.", show_default=False),
+        str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")
     ] = None,
     factcc_model: Annotated[
-        str | None,
-        typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.", show_default=False),
+        str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the scores in OUTPUT.scores.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """
     Compare systems' summaries of the same documents: several judges in one table.
@@ -304,11 +278,10 @@ def make(
     num_items: Annotated[int, typer.Option(min=1, help="Documents to compare, drawn at random.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the draw, the order and the sides.")] = 0,
     names: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Of the systems, for key and report. Left out: those of the files.", show_default=False),
+        tuple[str, str] | None, typer.Option(help="Of the systems, for key and report. Left out: those of the files.")
     ] = None,
-    document_column: Annotated[str, typer.Option(help="The column of documents.")] = "document",
-    summary_column: Annotated[str, typer.Option(help="The column of summaries.")] = "summary",
+    document_column: DocumentColumn = "document",
+    summary_column: SummaryColumn = "summary",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study in the folder.")] = False,
 ) -> None:
     """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
@@ -339,12 +312,8 @@ def make(
 def report(
     key: Annotated[Path, typer.Argument(help="The key.json of the study.")],
     answers: Annotated[list[Path], typer.Argument(help="Annotators' answers: .json of the page, or filled .csv.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Where the report goes as well, .md or .json.", show_default=False)
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Where the shares go as bars, .png or .svg.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the report goes as well, .md or .json.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where the shares go as bars, .png or .svg.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and the picture.")] = False,
 ) -> None:
     """Unblind answers: shares of better, equal and worse, sign tests, and agreement between annotators."""
@@ -369,8 +338,7 @@ def publish(
     kind: Annotated[str, typer.Argument(metavar="metric|model|adapter", help="What is published.")],
     repo_id: Annotated[str, typer.Option(help="Where it goes: user/name.")],
     path: Annotated[
-        Path | None,
-        typer.Option(help="Its folder. Left out: the metric called name, or the default adapter.", show_default=False),
+        Path | None, typer.Option(help="Its folder. Left out: the metric called name, or the default adapter.")
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only for the owner to see.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Replace files in a repository that exists.")] = False,
