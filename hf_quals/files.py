@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def nan_to_none(value: Any) -> Any:
-    """The value, or `None` for NaN, which JSON does not know."""
+    """The value as JSON's types: `None` for each NaN in it, which JSON does not know, and lists for tuples."""
+    if isinstance(value, Mapping):
+        return {name: nan_to_none(element) for name, element in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_none(element) for element in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

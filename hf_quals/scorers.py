@@ -123,12 +123,7 @@ def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]])
     """
     Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.
 
-    Args:
-        documents (`Iterable[str]`): The documents, repetitions included.
-        wanted (`Iterable[Mapping]`): For each of them what is wanted of it, by what tells it from others.
-
-    Returns:
-        `dict[str, dict]`: of every distinct document, in order, what is wanted of it, each key once.
+    Of each document, repetitions included, `wanted` holds what is wanted of it, by what tells it from others.
     """
     gathered: dict[str, dict[Key, Value]] = {}
     for document, items in zip(documents, wanted, strict=True):

@@ -82,12 +82,7 @@ class QualsCallback(TrainerCallback):
     # ---- What the trainer calls, where no event of Trainer would do ----
 
     def attach(self, trainer: Seq2SeqTrainer) -> None:
-        """
-        Refuses arguments and data that cannot work. Events hand over neither data sets nor the accelerator.
-
-        Args:
-            trainer (`Seq2SeqTrainer`): The trainer to choose for; no more of it is used than `Seq2SeqTrainer` has.
-        """
+        """Refuses arguments and data that cannot work. Events hand over neither data sets nor the accelerator."""
         self._attached = trainer
         _check_arguments(trainer, self.config.num_triples)
         dataset: Any = trainer.train_dataset
@@ -122,15 +117,8 @@ class QualsCallback(TrainerCallback):
 
     def evaluate(self, dataset: Any, metric_key_prefix: str) -> dict[str, float]:
         """
-        Summarizes and scores a fixed sample. At `on_evaluate` the metrics are logged already.
-
-        Args:
-            dataset (sized dataset of dictionaries): Documents and references as in the training set.
-            metric_key_prefix (`str`): Goes before the names of the metrics.
-
-        Returns:
-            `dict[str, float]`: `{prefix}_{scorer.name}`, NaN if no summary has a score, and
-            `{prefix}_{scorer.name}_unscored`, the share of those without one.
+        Summarizes and scores a fixed sample, for metrics `{prefix}_{scorer.name}`, NaN if no summary has a score, and
+        `{prefix}_{scorer.name}_unscored`, the share of those without one. At `on_evaluate` metrics are logged already.
         """
         if not self.config.num_eval_samples:
             return {}

@@ -30,17 +30,10 @@ def add_contrastive_training(
     log_history: Sequence[dict[str, Any]] = (),
 ) -> None:
     """
-    Writes or replaces the section in a folder's model card, and makes the card if there is none.
+    Writes or replaces the section in the card of a saved model's folder, and makes the card if there is none.
 
-    Args:
-        folder (`Path`): The folder of the saved model.
-        base_model (`str`): What training started from: a name, a folder, or nothing.
-        dataset (`Any`): The training set.
-        loss (`str`): The loss, in words.
-        selection (`Mapping[str, Any]`, *optional*): What S+ and S- were chosen with.
-        scorer (`Scorer`, *optional*): What they were scored by.
-        refreshes (`Sequence[dict]`, *optional*): Means of the scores at each refresh.
-        log_history (`Sequence[dict]`, *optional*): The trainer's log, in which evaluations are looked for.
+    `loss` says which in words, `selection` what S+ and S- were chosen with; `refreshes` are the means of each, and
+    `log_history` is the trainer's, in which evaluations are looked for.
     """
     path = folder / "README.md"
     if path.exists():

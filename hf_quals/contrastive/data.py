@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .losses import IGNORE_INDEX
 
@@ -22,9 +23,6 @@ class ContrastiveDataset(torch.utils.data.Dataset):
     end-of-sequence, without the prompt. Triples are replaced in place: a dataloader reads the new ones from its next
     iteration on. Worker processes copy the dataset when an iteration starts, so they must not outlive it
     (`dataloader_persistent_workers=False`).
-
-    Args:
-        dataset (sized dataset of dictionaries): The tokenized training set.
     """
 
     def __init__(self, dataset: Any):
@@ -38,11 +36,7 @@ class ContrastiveDataset(torch.utils.data.Dataset):
 
     def set_triples(self, rows: Sequence[int], negatives: Sequence[Sequence[int]]) -> None:
         """
-        Shows these rows and their negatives from now on.
-
-        Args:
-            rows (`Sequence[int]`): Indices into the training set.
-            negatives (`Sequence[Sequence[int]]`): The tokens of each row's s-.
+        Shows these rows of the training set from now on, and the tokens of the s- of each.
 
         Raises:
             `ValueError`: if the sequences differ in length, a row does not exist, or the number of triples is not that
@@ -95,10 +89,7 @@ class DataCollatorForContrastiveSeq2Seq:
         batch = self.data_collator(rest, **kwargs)
         tokens = [torch.as_tensor([] if row is None else row, dtype=torch.long) for row in negatives]
         if any(len(row) for row in tokens):
-            width = max(map(len, tokens))
-            width = -(-width // self.pad_to_multiple_of) * self.pad_to_multiple_of
-            padded = torch.full((len(tokens), width), IGNORE_INDEX)
-            for row, ids in zip(padded, tokens, strict=True):
-                row[: len(ids)] = ids
-            batch[NEGATIVE_LABELS] = padded
+            padded = pad_sequence(tokens, batch_first=True, padding_value=IGNORE_INDEX)
+            missing = -padded.shape[1] % self.pad_to_multiple_of
+            batch[NEGATIVE_LABELS] = torch.nn.functional.pad(padded, (0, missing), value=IGNORE_INDEX)
         return batch

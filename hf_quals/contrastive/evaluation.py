@@ -33,15 +33,7 @@ def evaluate_sample(
     num_beams: int | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Summarizes and scores a fixed sample; processes share it, and all get the whole result.
-
-    Args:
-        sampler (`CandidateSampler`): Writes the summaries.
-        scorer (`Scorer`): Scores them.
-        rows (`TextRows`): Documents and references.
-        config (`QualsCallbackConfig`): How many documents, and how long summaries may be.
-        seed (`int`, *optional*, defaults to 42): Chooses the sample.
-        num_beams (`int`, *optional*): Beams; those of the model's generation settings, or 1, if left out.
+    Summarizes and scores a sample that `seed` fixes; processes share it, and all get the whole result.
 
     Returns:
         `list[dict]`: columns `document`, `reference`, `candidate` and the score by the scorer's name, `None` where a
@@ -57,7 +49,7 @@ def evaluate_sample(
             written = sampler.search(prompts, max_new_tokens=config.max_new_tokens, num_beams=num_beams)
             texts = [sampler.decode(token_ids) for token_ids in written]
             to_score = [(row.document, text, row.reference) for row, text in zip(of_batch, texts, strict=True)]
-            scores = list(map(nan_to_none, score_summaries(scorer, to_score, config.batch_size)))
+            scores = nan_to_none(score_summaries(scorer, to_score, config.batch_size))
             for index, (document, text, reference), score in zip(batch, to_score, scores, strict=True):
                 table[index] = {"document": document, "reference": reference, "candidate": text, scorer.name: score}
     # Rows of the padding come twice, with equal results.

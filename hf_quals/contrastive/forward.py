@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +21,7 @@ from .losses import IGNORE_INDEX, SummaryLogits
 
 
 class ContrastiveOutput(NamedTuple):
-    """
-    Args:
-        positive (`SummaryLogits`): s+ of each document.
-        negative (`SummaryLogits`): s- of each document.
-        outputs (`~transformers.utils.ModelOutput`): What the model returned.
-    """
+    """s+ and s- of each document, and the model's own output."""
 
     positive: SummaryLogits
     negative: SummaryLogits
@@ -89,11 +84,8 @@ def forward_encoder_decoder(
     """
     s+ and s- as one batch of decoder sequences behind encoder states computed once.
 
-    Args:
-        model (`Callable`): The model as it is trained: wrapped, with adapters.
-        base (`PreTrainedModel`): The Transformers model within.
-        inputs (`Mapping[str, Any]`): A batch with `labels` and `negative_labels`.
-        share_document (`bool`, *optional*, defaults to `True`): `False` encodes the documents twice: same result.
+    The model is the one that is trained, wrapped and with adapters, `base` the Transformers model within. Inputs hold
+    `labels` and `negative_labels`. Without `share_document` documents are encoded twice: same result.
     """
     rest = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
     positive_labels, negative_labels = rest.pop("labels"), rest.pop("negative_labels")
@@ -104,18 +96,10 @@ def forward_encoder_decoder(
         for name, value in rest.items()
     }
     twice["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=labels)
-    if share_document:
-        with encode_once(base, batch_size):
-            outputs = model(**twice, use_cache=False)
-    else:
+    with encode_once(base, batch_size) if share_document else nullcontext():
         outputs = model(**twice, use_cache=False)
     # (2 * batch, the longer summary's tokens, vocabulary)
-    positive_logits, negative_logits = outputs["logits"].split(batch_size)
-    return ContrastiveOutput(
-        SummaryLogits(positive_logits[:, : positive_labels.shape[1]], positive_labels),
-        SummaryLogits(negative_logits[:, : negative_labels.shape[1]], negative_labels),
-        outputs,
-    )
+    return _as_output(outputs, outputs["logits"].split(batch_size), (positive_labels, negative_labels))
 
 
 def forward_decoder_only(
@@ -129,36 +113,32 @@ def forward_decoder_only(
     """
     The prompt once, s+ and s- behind it under a mask that hides each from the other.
 
-    Args:
-        model (`Callable`): The model as it is trained: wrapped, with adapters.
-        base (`PreTrainedModel`): The Transformers model within.
-        inputs (`Mapping[str, Any]`): A batch with `input_ids` (prompt and s+), `attention_mask`, `labels` (-100 on the
-            prompt) and `negative_labels` (s- alone).
-        pad_token_id (`int`): Fills what no token fills.
-        share_document (`bool`, *optional*, defaults to `True`): `False` computes two sequences, each with its prompt:
-            same result.
+    Model and `base` are those of [`forward_encoder_decoder`]. Inputs hold `input_ids` (prompt and s+),
+    `attention_mask`, `labels` (-100 on the prompt) and `negative_labels` (s- alone). Without `share_document` there
+    are two sequences, each with its prompt: same result.
     """
     prompts, positives = split_prompts(inputs)
     negatives = [labels[labels != IGNORE_INDEX] for labels in inputs["negative_labels"]]
-    positive_labels, negative_labels = _right_padded(positives, IGNORE_INDEX), _right_padded(negatives, IGNORE_INDEX)
+    labels = _right_padded(positives, IGNORE_INDEX), _right_padded(negatives, IGNORE_INDEX)
     forward = _forward_behind_shared_prompts if share_document else _forward_behind_own_prompts
-    positive_logits, negative_logits, outputs = forward(
-        model, base, prompts, positive_labels, negative_labels, pad_token_id
-    )
-    return ContrastiveOutput(
-        SummaryLogits(positive_logits, positive_labels), SummaryLogits(negative_logits, negative_labels), outputs
-    )
+    outputs, logits = forward(model, base, prompts, labels, pad_token_id)
+    return _as_output(outputs, logits, labels)
 
 
-def _forward_behind_shared_prompts(model, base, prompts, positive_labels, negative_labels, pad_token_id):
+def _as_output(outputs, logits, labels) -> ContrastiveOutput:
+    """Logits and labels of s+ and of s-; the logits may go on behind the longest summary of their side."""
+    positive, negative = (
+        SummaryLogits(of_side[:, : side.shape[1]], side) for of_side, side in zip(logits, labels, strict=True)
+    )
+    return ContrastiveOutput(positive, negative, outputs)
+
+
+def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
     prompt_ids, prompt_mask = _left_padded(prompts, pad_token_id)  # (batch, prompt_columns)
     device = prompt_ids.device
     # The prompt's last token predicts the first of both summaries, and nothing is predicted from their last. Padded
     # summaries begin at the same columns in all rows.
-    sides = [
-        labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE_INDEX, pad_token_id).tolist()
-        for labels in (positive_labels, negative_labels)
-    ]
+    sides = [side[:, :-1].masked_fill(side[:, :-1] == IGNORE_INDEX, pad_token_id).tolist() for side in labels]
     packed = pack_continuations(
         [[Continuation(tokens, len(prompt)) for tokens in row] for prompt, *row in zip(prompts, *sides, strict=True)],
         pad_token_id,
@@ -175,16 +155,15 @@ def _forward_behind_shared_prompts(model, base, prompts, positive_labels, negati
         logits_to_keep=1 + packed.input_ids.shape[1],
     )
     logits = outputs["logits"]  # (batch, 1 + columns, vocabulary), from the prompt's last token on
-    positive_logits, negative_logits = (
+    return outputs, [
         torch.cat([logits[:, :1], logits[:, 1 + columns.start : 1 + columns.stop]], dim=1)
         for columns in packed.spans[0]
-    )
-    return positive_logits[:, : positive_labels.shape[1]], negative_logits[:, : negative_labels.shape[1]], outputs
+    ]
 
 
-def _forward_behind_own_prompts(model, base, prompts, positive_labels, negative_labels, pad_token_id):
+def _forward_behind_own_prompts(model, base, prompts, labels, pad_token_id):
     prompt_ids, prompt_mask = _left_padded([*prompts, *prompts], pad_token_id)  # (2 * batch, prompt_columns)
-    labels = _right_padded([*positive_labels, *negative_labels], IGNORE_INDEX)  # (2 * batch, tokens)
+    labels = _right_padded([row for side in labels for row in side], IGNORE_INDEX)  # (2 * batch, tokens)
     ids = labels.masked_fill(labels == IGNORE_INDEX, pad_token_id)
     mask = torch.cat([prompt_mask, (labels != IGNORE_INDEX).long()], dim=1)
     outputs = model(
@@ -194,8 +173,7 @@ def _forward_behind_own_prompts(model, base, prompts, positive_labels, negative_
         **({"position_ids": _positions(mask)} if _accepts(base, "position_ids") else {}),
     )
     logits = outputs["logits"][:, prompt_ids.shape[1] - 1 : -1]  # (2 * batch, tokens, vocabulary)
-    positive_logits, negative_logits = logits.split(len(prompts))
-    return positive_logits[:, : positive_labels.shape[1]], negative_logits[:, : negative_labels.shape[1]], outputs
+    return outputs, logits.split(len(prompts))
 
 
 def can_share_prompt(model: PreTrainedModel) -> bool:

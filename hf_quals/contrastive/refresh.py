@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Candidates:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON's types."""
-        return {**asdict(self), "scores": list(map(nan_to_none, self.scores))}
+        return {**vars(self), "scores": nan_to_none(self.scores)}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Candidates:
@@ -81,9 +81,12 @@ class RefreshState:
     def save(self, path: Path) -> None:
         """Writes JSON, whole or not at all; a NaN becomes `null`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        fields = asdict(self)
-        fields["reference_scores"] = list(map(nan_to_none, self.reference_scores))
-        fields["candidates"] = [candidates.to_dict() for candidates in self.candidates]
+        fields = {
+            **vars(self),
+            "reference_scores": nan_to_none(self.reference_scores),
+            "candidates": [candidates.to_dict() for candidates in self.candidates],
+            "triples": list(map(vars, self.triples)),
+        }
         write_atomically(path, json.dumps(fields, allow_nan=False))
 
     @classmethod
@@ -116,20 +119,8 @@ def refresh(
     Processes share the documents, and all get the whole result. Candidates depend on seed, epoch and document, not on
     batches or the number of processes.
 
-    Args:
-        sampler (`CandidateSampler`): Writes the candidates.
-        scorer (`Scorer`): Scores candidates and references.
-        rows (`TextRows`): The documents, with their references.
-        config (`QualsCallbackConfig`): How many candidates, and how they are selected.
-        epoch (`int`, *optional*, defaults to 0): The epoch it is for.
-        seed (`int`, *optional*, defaults to 42): Candidates of another seed are others.
-        previous (`RefreshState`, *optional*): The refresh before: it gives the references' scores, the number of
-            triples and the history.
-        kept (`KeptRefresh`, *optional*): Keeps finished batches, and gives back those of an interrupted refresh.
-        show_progress_bar (`bool`, *optional*, defaults to `False`): Whether to show progress.
-
-    Returns:
-        `RefreshState`: candidates, scores and the selected triples.
+    `previous`, the refresh before, gives the references' scores, the number of triples and the history. `kept` keeps
+    finished batches, and gives back those of an interrupted refresh.
 
     Raises:
         `ValueError`: if no document has both a reference in S+ and a candidate in S-, or fewer than `num_triples` have
@@ -228,10 +219,7 @@ class KeptRefresh:
     What was kept counts only for the very same refresh: the files carry a digest of the model's weights and of all
     else that the result depends on.
 
-    Args:
-        folder (`Path`): Where the files stand.
-        model (`torch.nn.Module`): The model that is sampled from.
-        settings (`dict`): All else that candidates and scores depend on, as JSON's types.
+    `settings` is all that candidates and scores depend on beside the model, as JSON's types.
     """
 
     def __init__(self, folder: Path, model: Any, settings: dict[str, Any]):

@@ -16,11 +16,8 @@ class TextRow(NamedTuple):
     """
     A row as a sampler and a scorer see it.
 
-    Args:
-        prompt (`torch.LongTensor` of shape `(tokens,)`): What the model reads: the document's tokens
-            (encoder–decoder) or the prompt's (decoder-only), without padding.
-        document (`str`): The document.
-        reference (`str`): Its reference.
+    The prompt is what the model reads, of shape `(tokens,)` and without padding: the document's tokens
+    (encoder–decoder) or the prompt's (decoder-only).
     """
 
     prompt: torch.Tensor
@@ -32,13 +29,8 @@ class TextRows:
     """
     The rows of a tokenized data set, each read when it is asked for.
 
-    Args:
-        dataset (sized dataset of dictionaries): The data set, with columns `input_ids` and `labels`.
-        name (`str`): What messages call the set.
-        tokenizer (`PreTrainedTokenizerBase`): Decodes what has no text column.
-        is_encoder_decoder (`bool`): Whether `input_ids` are the document alone, or prompt and summary.
-        document_column (`str`, *optional*): Column with the document's text; `input_ids` are decoded if left out.
-        reference_column (`str`, *optional*): Column with the reference's text; `labels` are decoded if left out.
+    `input_ids` are the document alone (encoder–decoder), or prompt and summary; they and `labels` are decoded where no
+    column holds the text. Messages call the set by its name.
 
     Raises:
         `ValueError`: if rows cannot be read by their number, or there is none; and, when it is read, for a row without

@@ -38,14 +38,7 @@ class SeededTopKSampling(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            input_ids (`torch.LongTensor` of shape `(sequences, tokens)`): The tokens so far.
-            scores (`torch.FloatTensor` of shape `(sequences, vocabulary)`): The scores of the next token.
-
-        Returns:
-            `torch.FloatTensor` of shape `(sequences, vocabulary)`: 0 for the sampled token, minus infinity elsewhere.
-        """
+        """0 for the sampled token, minus infinity elsewhere; of shape `(sequences, vocabulary)`, as the scores."""
         noise = self.noise[:, self.step, : scores.shape[-1]].to(scores.device)
         values, tokens = scores.float().topk(noise.shape[-1], dim=-1)
         sampled = tokens.gather(-1, (values + noise).argmax(-1, keepdim=True))
@@ -77,16 +70,8 @@ class CandidateSampler:
         self, prompts: Sequence[torch.Tensor], seeds: Sequence[Sequence[int]], *, top_k: int, max_new_tokens: int
     ) -> list[list[list[int]]]:
         """
-        Samples candidates.
-
-        Args:
-            prompts (`Sequence[torch.Tensor]`): The tokens of each document or prompt.
-            seeds (`Sequence[Sequence[int]]`): The seeds of each, one a candidate; as many for all.
-            top_k (`int`): Tokens to sample from at each step.
-            max_new_tokens (`int`): The most tokens of a candidate.
-
-        Returns:
-            `list[list[list[int]]]`: the tokens of each document's candidates, end-of-sequence included.
+        Samples a candidate for each of a document's seeds, of which all documents have as many, by the `top_k` most
+        probable tokens of each step. Returns the tokens of each document's candidates, end-of-sequence included.
         """
         num_candidates = len(seeds[0])
         flat_seeds = [seed for of_document in seeds for seed in of_document]
@@ -104,21 +89,13 @@ class CandidateSampler:
         self, prompts: Sequence[torch.Tensor], *, max_new_tokens: int, num_beams: int | None = None
     ) -> list[list[int]]:
         """
-        Writes one summary a document, greedily or by beam search.
-
-        Args:
-            prompts (`Sequence[torch.Tensor]`): The tokens of each document or prompt.
-            max_new_tokens (`int`): The most tokens of a summary.
-            num_beams (`int`, *optional*): Beams; those of the model's generation settings, or 1, if left out.
-
-        Returns:
-            `list[list[int]]`: the tokens of each summary, end-of-sequence included.
+        Writes one summary a document, greedily or by beam search; with the beams of the model's generation settings,
+        or 1, if left out. Returns the tokens of each, end-of-sequence included.
         """
         num_beams = num_beams or self.model.generation_config.num_beams or 1
         return self._generate(prompts, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens)
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of a candidate."""
         return decode(self.tokenizer, token_ids)
 
     def _generate(self, prompts: Sequence[torch.Tensor], **gen_kwargs: Any) -> list[list[int]]:
@@ -139,13 +116,7 @@ def generate_from_prompts(
     model: Any, prompts: list[torch.Tensor], *, pad_token_id: int, **gen_kwargs: Any
 ) -> torch.Tensor:
     """
-    Generates from documents (encoder–decoder) or prompts (decoder-only).
-
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): The model.
-        prompts (`list[torch.Tensor]`): The tokens of each, on the model's device.
-        pad_token_id (`int`): Fills what no token fills.
-        **gen_kwargs: Arguments of `generate`.
+    Generates from documents (encoder–decoder) or prompts (decoder-only), which are on the model's device.
 
     Returns:
         `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.

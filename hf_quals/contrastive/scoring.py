@@ -23,15 +23,8 @@ def check_scorer(scorer: Any) -> None:
 
 def score_summaries(scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_size: int) -> list[float]:
     """
-    Scores summaries that may be blank or repeat each other, as a model's samples do.
-
-    Args:
-        scorer (`Scorer`): Scores each distinct row once, and gets references if it reads them.
-        rows (`Sequence[tuple[str, str, str]]`): Document, summary and reference of each.
-        batch_size (`int`): Texts computed together.
-
-    Returns:
-        `list[float]`: a score a row, NaN where the summary is blank or the scorer has none.
+    Scores rows of document, summary and reference, whose summaries may be blank or repeat each other, as a model's
+    samples do. The score is NaN where the summary is blank or the scorer has none.
     """
     distinct = list(dict.fromkeys(row for row in rows if row[1].strip()))
     if not distinct:

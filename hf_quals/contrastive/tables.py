@@ -16,19 +16,14 @@ from transformers.integrations import (
 )
 
 
+# From column to string, number or `None`; at least one.
 Rows = Sequence[dict[str, Any]]
 
 
 def log_table(callbacks: Iterable[TrainerCallback], name: str, rows: Rows, step: int) -> None:
     """
-    Shows a table in each tracker that takes tables or text: ClearML, Comet, MLflow and DagsHub, TensorBoard, Trackio,
-    and Weights & Biases.
-
-    Args:
-        callbacks (`Iterable[TrainerCallback]`): A trainer's callbacks; those that are no such tracker are left out.
-        name (`str`): Name of the table.
-        rows (`Sequence[dict]`): Its rows, from column to string, number or `None`; at least one.
-        step (`int`): The step it belongs to.
+    Shows a table in each tracker among a trainer's callbacks that takes tables or text: ClearML, Comet, MLflow and
+    DagsHub, TensorBoard, Trackio, and Weights & Biases.
     """
     for callback in callbacks:
         for tracker, log in _LOG.items():
@@ -37,16 +32,7 @@ def log_table(callbacks: Iterable[TrainerCallback], name: str, rows: Rows, step:
 
 
 def markdown(rows: Rows, longest: int | None = None) -> str:
-    """
-    A table in Markdown.
-
-    Args:
-        rows (`Sequence[dict]`): Its rows, from column to string, number or `None`; at least one.
-        longest (`int`, *optional*): Longer strings are cut to so many characters, which an ellipsis shows.
-
-    Returns:
-        `str`: the table, floating-point numbers with four digits.
-    """
+    """A table in Markdown, numbers with four digits; an ellipsis shows where a string was cut to the longest."""
 
     def cell(value: Any) -> str:
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -218,12 +218,7 @@ class EntityResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
-        return {
-            "score": nan_to_none(self.score),
-            "supported": list(self.supported),
-            "unsupported": list(self.unsupported),
-            "finder": self.finder,
-        }
+        return nan_to_none(vars(self))
 
 
 @dataclass

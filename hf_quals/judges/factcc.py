@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..files import nan_to_none
 from ..scorers import Scorer, check_texts
 from ..text import split_sentences
 from .registry import register_judge
@@ -41,7 +42,7 @@ class FactccResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""
-        return {**vars(self), "sentences": list(self.sentences), "probabilities": list(self.probabilities)}
+        return nan_to_none(vars(self))
 
 
 @dataclass

@@ -18,17 +18,7 @@ def _rouge_score():
 
 
 def rouge(reference: str, summary: str) -> dict[str, float]:
-    """
-    ROUGE of a summary, words stemmed.
-
-    Args:
-        reference (`str`): The reference.
-        summary (`str`): The summary.
-
-    Returns:
-        `dict[str, float]`: F1 between 0 and 1 of `rouge1` (words), `rouge2` (pairs of neighbouring words) and
-        `rougeL` (longest common subsequence).
-    """
+    """F1 between 0 and 1 of `rouge1`, `rouge2` and `rougeL` ([`RougeResult`]), words stemmed."""
     return {name: score.fmeasure for name, score in _rouge_score().score(reference, summary).items()}
 
 

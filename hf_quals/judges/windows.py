@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """
-    Refuses tokenizers that cannot cut windows.
-
-    Raises:
-        `ValueError`: if the tokenizer is none of the `tokenizers` library.
-    """
+    """Raises a `ValueError` for a tokenizer that cannot cut windows: it must be one of the `tokenizers` library."""
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} cannot cut windows. Load a checkpoint with a tokenizer.json.")
 
@@ -33,14 +28,8 @@ def encode_windows(
     """
     Tokenizes pairs of texts; of a pair that is too long one text is cut into overlapping windows.
 
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
-        first (`Sequence[str]`): The first texts.
-        second (`Sequence[str]`): As many second texts.
-        cut (`str`): Which text is cut, `"only_first"` or `"only_second"`.
-        max_length (`int`): The most tokens of a window, the other text and special tokens included; less where the
-            tokenizer's own limit is lower.
-        stride (`int`): How many tokens neighbouring windows share.
+    `cut` is `"only_first"` or `"only_second"`, the text that is cut. A window has `max_length` tokens at most (fewer
+    where the tokenizer's own limit is lower), the other text and special tokens included; neighbours share `stride`.
 
     Returns:
         `tuple[list[dict], list[int]]`: of each window its features, with `offset_mapping` and `sequence_ids`, and the

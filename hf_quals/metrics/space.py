@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import evaluate
 import gradio
 from huggingface_hub import SpaceCard
+
+from ..files import nan_to_none
 
 
 def interface(script: str | Path, **options: Any) -> gradio.Interface:
@@ -27,8 +28,7 @@ def interface(script: str | Path, **options: Any) -> gradio.Interface:
             result = metric.compute(predictions=[prediction], sources=[source], **options)
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
-        # JSON has no NaN.
-        return json.loads(json.dumps(result), parse_constant=lambda _: None)
+        return nan_to_none(result)
 
     return gradio.Interface(
         compute,

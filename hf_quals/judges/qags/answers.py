@@ -15,14 +15,8 @@ def normalize_answer(answer: str) -> str:
 
 def token_f1(first: str, second: str) -> float:
     """
-    SQuAD's F1 of two answers: harmonic mean of the shares of common tokens, repetitions counted.
-
-    Args:
-        first (`str`): An answer.
-        second (`str`): Another; the order does not matter.
-
-    Returns:
-        `float`: from 0 to 1. If one of the two is empty, 1 if both are, else 0.
+    SQuAD's F1 of two answers, from 0 to 1: harmonic mean of the shares of common tokens, repetitions counted. If one
+    of the two is empty, 1 if both are, else 0.
     """
     counts, other_counts = (collections.Counter(normalize_answer(answer).split()) for answer in (first, second))
     if not counts or not other_counts:

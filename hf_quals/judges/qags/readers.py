@@ -96,12 +96,7 @@ class ExtractiveReader:
 
 def best_span(start_logits: torch.Tensor, end_logits: torch.Tensor, max_length: int) -> tuple[float, int, int]:
     """
-    The best answer of a window.
-
-    Args:
-        start_logits (`torch.Tensor` of shape `(length,)`): Logits of the tokens that may start it.
-        end_logits (`torch.Tensor` of shape `(length,)`): Logits of the same tokens to end it.
-        max_length (`int`): The most tokens of an answer.
+    The best answer of a window, from logits of shape `(length,)` of the same tokens to start and to end it.
 
     Returns:
         `tuple[float, int, int]`: the highest sum of a start and an end logit, and the indices of the two, the end not

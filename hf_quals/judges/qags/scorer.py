@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
@@ -92,12 +92,7 @@ class QagsResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
-        return {
-            **vars(self),
-            "score": nan_to_none(self.score),
-            "num_questions": self.num_questions,
-            "questions": [dict(vars(question)) for question in self.questions],
-        }
+        return nan_to_none({**asdict(self), "num_questions": self.num_questions})
 
 
 @dataclass
@@ -271,9 +266,7 @@ class QagsScorer(Scorer):
     def _result(self, asked: _Asked, answers: dict[str, str], document_truncated: bool) -> QagsResult:
         questions = tuple(
             QagsQuestion(
-                question=written.question,
-                candidate=written.candidate,
-                log_prob=written.log_prob,
+                **vars(written),
                 summary_answer=answer,
                 document_answer=answers[written.question],
                 f1=token_f1(answer, answers[written.question]),

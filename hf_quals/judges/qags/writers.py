@@ -93,13 +93,10 @@ class Seq2SeqQuestionWriter:
         truncated = [False] * len(texts)
         for start in range(0, len(prompts), batch_size):
             part = prompts[start : start + batch_size]
-            inputs = self.tokenizer([prompt for _, _, prompt in part], verbose=False)["input_ids"]
-            limit = self.tokenizer.model_max_length
-            for (row, _, _), ids in zip(part, inputs, strict=True):
-                truncated[row] |= len(ids) > limit
-            batch = self.tokenizer(
-                [prompt for _, _, prompt in part], truncation=True, padding=True, return_tensors="pt"
-            )
+            of_part = [prompt for _, _, prompt in part]
+            for (row, _, _), ids in zip(part, self.tokenizer(of_part, verbose=False)["input_ids"], strict=True):
+                truncated[row] |= len(ids) > self.tokenizer.model_max_length
+            batch = self.tokenizer(of_part, truncation=True, padding=True, return_tensors="pt")
             output = self.model.generate(  # type: ignore[operator]
                 **batch.to(self.model.device),
                 do_sample=False,
