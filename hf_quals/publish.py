@@ -19,13 +19,8 @@ from .errors import PublishError
 @dataclass(frozen=True)
 class Kind:
     """
-    What is published.
-
-    Args:
-        repo_type (`str`): Of its repository: `"space"` or `"model"`.
-        files (`tuple[str, ...]`): Patterns that must each match a file of the folder.
-        front_matter (`tuple[str, ...]`): Keys the card's front matter must have.
-        sections (`tuple[str, ...]`): Headings the card must have.
+    What is published: patterns that must each match a file of the folder, and what its card must have, keys of the
+    front matter and headings of sections.
     """
 
     repo_type: str
@@ -72,13 +67,7 @@ _SECRET = re.compile(
 @dataclass(frozen=True)
 class Publication:
     """
-    A checked folder and where it goes.
-
-    Args:
-        repo_id (`str`): The repository, `user/name`.
-        kind (`Kind`): What it is.
-        folder (`Path`): Where the files lie.
-        files (`tuple[Path, ...]`): What goes up, relative to the folder, in order.
+    A checked folder and where it goes; files are relative to the folder, in order.
     """
 
     repo_id: str

@@ -24,11 +24,8 @@ from .rows import ROWS_AT_ONCE, Checked, Row, Source, fingerprint, to_json
 
 class RowScores:
     """
-    Scores as they come: a header line that tells what they are scores of, then one line a row, in order.
-
-    Args:
-        path (`Path`): The file of JSON lines.
-        header (`dict`): Input and settings; a run goes on only from scores of the same.
+    Scores as they come, in a file of JSON lines: a header that tells what they are scores of, input and settings, then
+    one line a row, in order. A run goes on only from scores of the same header.
     """
 
     def __init__(self, path: Path, header: Row):
@@ -89,13 +86,7 @@ class RowScores:
 
 
 class PartialScores(RowScores):
-    """
-    Scores on their way to an output.
-
-    Args:
-        output (`Path`): The file that the finished scores go to.
-        header (`dict`): Input and settings; a run goes on only from scores of the same.
-    """
+    """Scores on their way to an output, the file that they go to when all are there."""
 
     def __init__(self, output: Path, header: Row):
         super().__init__(output.with_name(output.name + ".partial.jsonl"), header)

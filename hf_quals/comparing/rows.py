@@ -63,6 +63,11 @@ class Source:
         """Document and summary of a row."""
         return row[self.document_column], row[self.summary_column]
 
+    def check_texts(self, place: str, row: Row) -> None:
+        """Raises [`InputError`] for a row without document or summary."""
+        for column in (self.document_column, self.summary_column):
+            check_text(place, row, column)
+
 
 def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
     for place, text in _lines(path):
@@ -153,12 +158,7 @@ class Checked:
 
 def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Checked:
     """
-    Reads all rows once, one at a time.
-
-    Args:
-        source (`Source`): What to read.
-        score_columns (`tuple[str, ...]`): Columns the output adds.
-        output (`Path`): The output; its format must be able to hold the rows.
+    Reads all rows once, one at a time, for an output that must be able to hold them and adds `score_columns`.
 
     Raises:
         [`InputError`]: if there are no rows, or for the first row that lacks a column, has an empty text or one that
@@ -175,7 +175,10 @@ def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Check
     rows = source.rows()
     while block := list(itertools.islice(rows, ROWS_AT_ONCE)):
         for place, row in block:
-            _check_row(source, place, row, score_columns)
+            source.check_texts(place, row)
+            for column in score_columns:
+                if column in row:
+                    raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
             digest.update(fingerprint(row, place))
             if not to_parquet:
                 to_json(row, place)
@@ -203,14 +206,6 @@ def check_text(place: str, row: Row, column: str) -> None:
     if not isinstance(row[column], str) or not row[column].strip():
         raise InputError(f"{place}: column {column!r} must hold text, got {reprlib.repr(row[column])}.")
     fingerprint({column: row[column]}, place)
-
-
-def _check_row(source: Source, place: str, row: Row, score_columns: tuple[str, ...]) -> None:
-    for column in (source.document_column, source.summary_column):
-        check_text(place, row, column)
-    for column in score_columns:
-        if column in row:
-            raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
 
 
 def _inferred_schema(rows: list[Row]) -> pa.Schema:

@@ -116,13 +116,7 @@ def kept_scores(
     judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False
 ) -> tuple[RowScores, int]:
     """
-    Where a judge's scores are kept, and how many documents are scored there.
-
-    Args:
-        judge (`Judge`): The judge.
-        comparisons (`Sequence[Comparison]`): All documents.
-        folder (`Path`): Where its file `NAME.jsonl` is.
-        resume (`bool`, *optional*, defaults to `False`): Whether to go on from what is there.
+    Where a judge's scores are kept in the folder, and how many documents are scored there.
 
     Raises:
         [`InputError`]: if the scores to go on from are of other texts or settings.
@@ -138,13 +132,8 @@ def judge_rows(
     judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None, done: int = 0
 ) -> list[Row]:
     """
-    Lets a judge score what is not scored yet.
-
-    Args:
-        judge (`Judge`): The judge; loaded only if there is something to score.
-        comparisons (`Sequence[Comparison]`): Documents with the summaries of all systems.
-        kept (`RowScores`, *optional*): Where its scores are kept.
-        done (`int`, *optional*, defaults to 0): How many documents are scored there.
+    Lets a judge score what is not scored yet: all documents behind the first `done`, whose scores are kept already. It
+    is loaded only if there is something to score.
 
     Returns:
         `list[dict]`: a row for every document, scored now or before: its `places`, under each column's name the scores

@@ -26,13 +26,6 @@ class Comparison:
     reference: str | None = None
 
 
-@dataclass(frozen=True)
-class _Row:
-    place: str
-    summary: str
-    reference: str | None
-
-
 def join_systems(first: Source, *others: Source, reference_column: str | None = None) -> list[Comparison]:
     """
     Joins systems' summaries by the text of their documents, in the order of the first.
@@ -50,17 +43,7 @@ def join_systems(first: Source, *others: Source, reference_column: str | None = 
     for source, rows in zip(others, systems[1:], strict=True):
         _check_known(first, systems[0], source, rows)
         _check_known(source, rows, first, systems[0])
-    comparisons = []
-    for document in systems[0]:
-        rows_of_document = [rows[document] for rows in systems]
-        comparisons.append(
-            Comparison(
-                document,
-                tuple(row.summary for row in rows_of_document),
-                tuple(row.place for row in rows_of_document),
-                _reference(rows_of_document),
-            )
-        )
+    comparisons = [_joined([rows[document] for rows in systems]) for document in systems[0]]
     without = [comparison for comparison in comparisons if comparison.reference is None]
     if 0 < len(without) < len(comparisons):
         raise InputError(
@@ -70,8 +53,10 @@ def join_systems(first: Source, *others: Source, reference_column: str | None = 
     return comparisons
 
 
-def _check_known(source: Source, rows: dict[str, _Row], other: Source, other_rows: dict[str, _Row]) -> None:
-    unknown = [row.place for document, row in rows.items() if document not in other_rows]
+def _check_known(
+    source: Source, rows: dict[str, Comparison], other: Source, other_rows: dict[str, Comparison]
+) -> None:
+    unknown = [row.places[0] for document, row in rows.items() if document not in other_rows]
     if unknown:
         raise InputError(
             f"{len(unknown)} of the {len(rows)} documents of {source.path} are not in the other file, {other.path} "
@@ -79,28 +64,35 @@ def _check_known(source: Source, rows: dict[str, _Row], other: Source, other_row
         )
 
 
-def _read(source: Source, reference_column: str | None) -> dict[str, _Row]:
-    """Of every document its row."""
-    rows: dict[str, _Row] = {}
+def _read(source: Source, reference_column: str | None) -> dict[str, Comparison]:
+    """Of every document what one system wrote about it."""
+    rows: dict[str, Comparison] = {}
     for place, row in source.rows():
-        for column in (source.document_column, source.summary_column):
-            check_text(place, row, column)
+        source.check_texts(place, row)
         document, summary = source.texts(row)
         if document in rows:
-            raise InputError(f"{place}: the document of {rows[document].place} again. Keep one row a document.")
+            raise InputError(f"{place}: the document of {rows[document].places[0]} again. Keep one row a document.")
         reference = None
         if reference_column in row:
             check_text(place, row, reference_column)
             reference = row[reference_column]
-        rows[document] = _Row(place, summary, reference)
+        rows[document] = Comparison(document, (summary,), (place,), reference)
     if not rows:
         raise InputError(f"{source.path}: no rows.")
     return rows
 
 
-def _reference(rows: list[_Row]) -> str | None:
-    given = [row for row in rows if row.reference is not None]
+def _joined(of_systems: list[Comparison]) -> Comparison:
+    """What each system wrote about one document, in one comparison with the reference that some of them have."""
+    given = [row for row in of_systems if row.reference is not None]
     for row in given[1:]:
         if row.reference != given[0].reference:
-            raise InputError(f"{row.place}: another reference than that of {given[0].place}. Keep one a document.")
-    return given[0].reference if given else None
+            raise InputError(
+                f"{row.places[0]}: another reference than that of {given[0].places[0]}. Keep one a document."
+            )
+    return Comparison(
+        of_systems[0].document,
+        tuple(row.summaries[0] for row in of_systems),
+        tuple(row.places[0] for row in of_systems),
+        given[0].reference if given else None,
+    )

@@ -48,15 +48,8 @@ class Cell:
 
 def make_cells(column: str, systems: Sequence[str], scores: np.ndarray) -> list[Cell]:
     """
-    What a judge says about each system.
-
-    Args:
-        column (`str`): The name of the score.
-        systems (`Sequence[str]`): The systems; all others are compared with the first.
-        scores (`np.ndarray` of shape `(documents, systems)`): The scores, NaN where there is none.
-
-    Returns:
-        `list[Cell]`: a cell a system.
+    What a judge says about each system: a cell a system, of which all are compared with the first. `scores` are of
+    shape `(documents, systems)`, NaN where there is none.
     """
     cells = []
     for number, system in enumerate(systems):

@@ -19,14 +19,7 @@ Choices = dict[int, dict[str, str]]
 
 @dataclass(frozen=True)
 class Key:
-    """
-    What unblinds a study.
-
-    Args:
-        study (`str`): The study's id.
-        systems (`tuple[str, str]`): The names of the two systems.
-        swapped (`dict[int, bool]`): Of every item number, whether A is the second system's summary.
-    """
+    """What unblinds a study: of every item number, whether A is the second system's summary."""
 
     study: str
     systems: tuple[str, str]
@@ -40,13 +33,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Answers:
-    """
-    One annotator's answers.
-
-    Args:
-        annotator (`str`): The name given in the page; that of the file, without its suffix, of a CSV file.
-        choices (`dict[int, dict[str, str]]`): The choice for every item number and criterion that is answered.
-    """
+    """One annotator's answers. The name is that given in the page; of a CSV file that of the file, without suffix."""
 
     annotator: str
     choices: Choices
@@ -102,9 +89,11 @@ def _read_page_answers(path: Path, key: Key) -> Answers:
     choices: Choices = {}
     for number, answers in page["answers"].items():
         item = _item(f"{path}, item {number}", number, key)
+        for criterion in answers:
+            if criterion not in CRITERIA:
+                raise InputError(f"{path}, item {number}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
         choices[item] = {
-            _criterion(f"{path}, item {number}", criterion): _choice(f"{path}, item {number}, {criterion}", choice)
-            for criterion, choice in answers.items()
+            criterion: _choice(f"{path}, item {number}, {criterion}", choice) for criterion, choice in answers.items()
         }
     return Answers(page["annotator"].strip(), choices)
 
@@ -153,12 +142,6 @@ def _item(place: str, number: str, key: Key) -> int:
     if item not in key.swapped:
         raise InputError(f"{place}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
     return item
-
-
-def _criterion(place: str, criterion: str) -> str:
-    if criterion not in CRITERIA:
-        raise InputError(f"{place}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
-    return criterion
 
 
 def _choice(place: str, given: str) -> str:

@@ -193,14 +193,7 @@ def write_report(
     overwrite: bool = False,
 ) -> None:
     """
-    Writes the report and the picture.
-
-    Args:
-        report (`Report`): What to write.
-        output (`Path`, *optional*): A `.md` or `.json` file for the report.
-        picture_path (`Path`, *optional*): A `.png` or `.svg` file for the picture.
-        inputs (`Sequence[Path]`, *optional*): Files that are never replaced.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether other files may be replaced.
+    Writes the report as `.md` or `.json`, and the picture as `.png` or `.svg`; never over one of the inputs.
 
     Raises:
         [`InputError`]: for another suffix, or for a file that may not be replaced.

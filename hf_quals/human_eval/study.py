@@ -39,9 +39,7 @@ class Item:
     """
     A comparison as an annotator sees it.
 
-    Args:
-        comparison (`Comparison`): What is compared.
-        swapped (`bool`): Whether A is the second system's summary.
+    `swapped` says whether A is the second system's summary.
     """
 
     comparison: Comparison
@@ -145,11 +143,7 @@ def write_study(study: Study, names: tuple[str, str], folder: Path, *, overwrite
     """
     Writes `study.html` and `study.csv` for the annotators, and `key.json`, which they must not see.
 
-    Args:
-        study ([`Study`]): What to write.
-        names (`tuple[str, str]`): The names of the systems, for the key.
-        folder (`Path`): Where the files go; made if it does not exist.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether files of the same names may be replaced.
+    The names are those of the systems, for the key. The folder is made if it does not exist.
 
     Raises:
         [`InputError`]: if the systems have the same name, or if a file exists that may not be replaced.
