@@ -83,7 +83,7 @@ class QAGenArguments(ModelArguments):
     )
     generate_on: int = field(
         default=50,
-        metadata={"help": "Held-out passages to write pairs about and to read at the end; 0 leaves that out."},
+        metadata={"help": "Held-out passages to write about and to read at the end; 0 leaves that out."},
     )
 
     def __post_init__(self):
