@@ -58,7 +58,8 @@ from hf_quals import (
     QualsScorer,
 )
 from hf_quals.contrastive.evaluation import table_metrics, write_table
-from hf_quals.contrastive.scoring import nan_to_none, score_summaries
+from hf_quals.contrastive.scoring import score_summaries
+from hf_quals.files import nan_to_none
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
 
@@ -318,7 +319,7 @@ def evaluate(
     summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
     rows = [(row["document"], summary, row["reference"]) for row, summary in zip(held_out, summaries, strict=True)]
     with trainer.accelerator.split_between_processes(rows) as own_rows:
-        scores = nan_to_none(score_summaries(scorer, own_rows, batch_size))
+        scores = list(map(nan_to_none, score_summaries(scorer, own_rows, batch_size)))
         table = gather_object(
             [
                 {"document": document, "reference": reference, "summary": summary, "quals": score}

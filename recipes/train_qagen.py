@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -34,10 +35,11 @@ from common import ModelArguments, base_and_adapter, load_model, parse_arguments
 from transformers import Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_quals import QAGenModel
+from hf_quals import QAGenModel, QAPair
 from hf_quals.qagen.template import QATemplate
 from hf_quals.qagen.training import (
     DataCollatorForQAGen,
+    Passage,
     QAGenTrainer,
     hold_out,
     in_normal_form,
@@ -46,7 +48,7 @@ from hf_quals.qagen.training import (
     vary_lengths,
     with_distractors,
 )
-from hf_quals.quals.pairs import select_pairs
+from hf_quals.quals.pairs import same_answer, select_pairs
 
 
 logger = logging.getLogger("train_qagen")
@@ -80,7 +82,8 @@ class QAGenArguments(ModelArguments):
         metadata={"help": "Weight of ranking right answers above wrong ones of the same text; 0 for none."},
     )
     generate_on: int = field(
-        default=50, metadata={"help": "Held-out passages to generate pairs for at the end; 0 leaves that out."}
+        default=50,
+        metadata={"help": "Held-out passages to write about and to read at the end; 0 leaves that out."},
     )
 
     def __post_init__(self):
@@ -119,6 +122,50 @@ def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]
         "share_parsable": parsable / generated,
         "share_answer_is_span": spans / max(parsable, 1),
         "share_usable": usable / generated,
+    }
+
+
+def evaluate_reading(model: QAGenModel, passages: Sequence[Passage]) -> dict[str, float]:
+    """
+    How well a QAGen reads texts it has not seen.
+
+    Args:
+        model (`QAGenModel`): The model.
+        passages (`Sequence[Passage]`): Texts with pairs that have distractors ([`with_distractors`]).
+
+    Returns:
+        `dict[str, float]`: `answer_beats_distractor`, the share of pairs whose right answer is more probable than the
+        wrong one from the same text; `answer_is_given`, the share of questions that the model answers greedily with
+        words that hold the right answer.
+    """
+    asked = [replace(passage, pairs=tuple(p for p in passage.pairs if p.distractor)) for passage in passages]
+    asked = [passage for passage in asked if passage.pairs]
+    texts = [passage.text for passage in asked]
+
+    def log_probs(answers: list[list[str]]) -> list[float]:
+        ids = [
+            [
+                model.template.encode_pair(
+                    model.tokenizer, pair.question, answer, is_encoder_decoder=model.is_encoder_decoder
+                )
+                for pair, answer in zip(passage.pairs, part, strict=True)
+            ]
+            for passage, part in zip(asked, answers, strict=True)
+        ]
+        pairs = [[QAPair("", "", tuple(one), (), len(one), "") for one in part] for part in ids]
+        return [sum(values) for part in model.log_probs(texts, pairs, batch_size=2) for values in part]
+
+    right = log_probs([[pair.answer for pair in passage.pairs] for passage in asked])
+    wrong = log_probs([[pair.distractor or "" for pair in passage.pairs] for passage in asked])
+    given = model.answer(texts, [[pair.question for pair in passage.pairs] for passage in asked], batch_size=2)
+    correct = [
+        same_answer(pair.answer, answer)
+        for passage, part in zip(asked, given, strict=True)
+        for pair, answer in zip(passage.pairs, part, strict=True)
+    ]
+    return {
+        "answer_beats_distractor": sum(a > b for a, b in zip(right, wrong, strict=True)) / len(right),
+        "answer_is_given": sum(correct) / len(correct),
     }
 
 
@@ -197,7 +244,9 @@ def main():
         base, _ = base_and_adapter(args.model_name_or_path)
         adapter = output_dir if args.lora_r else None
         qagen = QAGenModel.from_pretrained(base if adapter else output_dir, adapter=adapter)
-        metrics.update(evaluate_generation(qagen, [passage.text for passage in held_out[: args.generate_on]]))
+        some = held_out[: args.generate_on]
+        metrics.update(evaluate_generation(qagen, [passage.text for passage in some]))
+        metrics.update(evaluate_reading(qagen, with_distractors(some, training_args.seed)))
     trainer.save_metrics("all", metrics)
     print(json.dumps(metrics, indent=2))
 

@@ -1,7 +1,6 @@
 """The table of agreement with people, on a few made-up annotations and a tiny QAGen."""
 
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def run(tmp_path, tiny_causal_folder, monkeypatch, capsys):
 
 
 def test_people_call_a_sentence_supported_by_majority(tmp_path):
-    comparisons, human = human_correlation.read_rows(write_annotations(tmp_path / "rows.jsonl", 3))
+    comparisons, human = human_correlation.read_qags(write_annotations(tmp_path / "rows.jsonl", 3))
     assert human == [0.0, 0.5, 0.0]
     assert comparisons[1].summaries == ("rain fell on 1 roofs . 2 cars .",)
 
@@ -88,10 +87,41 @@ def test_no_correlation_without_three_summaries_that_differ(scores):
     assert human_correlation.correlations(scores, [0.0, 0.5, 1.0, 0.2])[:3] == ["–", "–", "–"]
 
 
-def test_means_of_supported_summaries_and_of_others():
-    scores, human = [0.5, None, 0.1, 0.3, math.nan, 0.9], [1.0, 1.0, 0.5, 0.0, 1.0, 1.0, 0.0]
-    assert human_correlation.means_by_support(scores, human) == pytest.approx((0.7, 0.2))
-    assert human_correlation.means_by_support([0.5], [1.0]) == pytest.approx((0.5, math.nan), nan_ok=True)
+def test_area_under_the_curve_is_the_share_of_pairs_in_the_right_order():
+    # Of the six pairs of a consistent and another, 0.9 wins three, 0.3 one and ties with one.
+    scores, labels = [[0.9], [0.3], [0.1], [0.3], [0.5], [None]], [True, True, False, False, False, True]
+    area, interval, count = human_correlation.auroc_cells(scores, labels)
+    assert (area, count) == (f"{4.5 / 6:.3f}", "5")
+    low, high = (float(end) for end in interval.split(" to "))
+    assert 0 <= low < 0.75 < high <= 1
+    assert human_correlation.auroc_cells([[0.1], [0.2]], [True, True]) == ["–", "–", "2"]
+
+
+def test_right_summary_without_a_score_is_not_the_higher_one():
+    assert human_correlation.swap_cells([[0.2, 0.1], [0.1, 0.1], [None, 0.1], [0.1, None], [1.0, 0.0]]) == ["2 of 5"]
+
+
+def test_sets_with_labels_and_swaps_are_read_and_never_pooled(tmp_path):
+    rows = [
+        {"set": name, "origin": "xsum", "document": f"d{n}", "summary": f"s{n}", "consistent": n % 2}
+        for n, name in enumerate(["cliff", "goyal21", "cliff"])
+    ]
+    (tmp_path / "aggrefact.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "swaps.jsonl").write_text(json.dumps({"document": "d", "good": "right", "bad": "wrong"}) + "\n")
+    arguments = human_correlation.Arguments(
+        output_dir="", aggrefact=str(tmp_path / "aggrefact.jsonl"), swaps=str(tmp_path / "swaps.jsonl")
+    )
+    cliff, goyal, swaps = human_correlation.read_sets(arguments)
+    assert (cliff.name, goyal.name) == ("cliff xsum", "goyal21 xsum")
+    assert sorted(comparison.document for comparison in cliff.comparisons) == ["d0", "d2"]
+    assert cliff.measure([[0.1], [0.2]]) == ["–", "–", "2"]
+    assert goyal.measure.keywords["labels"] == [True]
+    assert swaps.comparisons[0].summaries == ("right", "wrong")
+
+
+def test_nothing_to_judge_is_refused():
+    with pytest.raises(ValueError, match="at least one of cnndm"):
+        human_correlation.Arguments(output_dir="")
 
 
 def test_judges_whose_models_are_at_hand_take_part(tmp_path):
@@ -103,8 +133,7 @@ def test_judges_whose_models_are_at_hand_take_part(tmp_path):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     arguments = human_correlation.Arguments(
-        cnndm="",
-        xsum="",
+        cnndm="rows.jsonl",
         output_dir="",
         factcc_model=save_classifier(tmp_path / "classifier"),
         qags_models=[str(tmp_path / "writer"), str(tmp_path / "reader")],
@@ -116,13 +145,13 @@ def test_judges_whose_models_are_at_hand_take_part(tmp_path):
     (qags,) = judges["qags-published"].load().score(["Fury won ."], ["Lewis lost ."])
     assert qags.num_written > 0
     with pytest.raises(ValueError, match="a question writer and a reader, got"):
-        human_correlation.Arguments(cnndm="", xsum="", output_dir="", qags_models=["writer"])
+        human_correlation.Arguments(cnndm="rows.jsonl", output_dir="", qags_models=["writer"])
 
 
 def test_every_registered_judge_without_references_and_hub_takes_part(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTERED", dict(registry.registered_judges()))
     registry.register_judge("brevity", columns={"brevity": "score"}, needs="nothing")(lambda: ({}, lambda: None))
-    arguments = human_correlation.Arguments(cnndm="", xsum="", output_dir="")
+    arguments = human_correlation.Arguments(cnndm="rows.jsonl", output_dir="")
     names = [judge.name for judge in human_correlation.make_judges(arguments)]
     assert names[-1].startswith("qags-")
     assert {"brevity", "quals", "rouge", "likelihood"} < set(names)
@@ -132,14 +161,15 @@ def test_every_registered_judge_without_references_and_hub_takes_part(monkeypatc
 @pytest.mark.slow
 def test_scores_are_kept_and_a_longer_run_goes_on_behind_them(run, tmp_path):
     table, printed = run("--limit", 4)
-    assert "CNN/DM, qags-rules: 4 of 6 scored, 0 with a text cut" in printed
-    assert {method.split(",")[0] for method in table} >= {"`quals`", "entity precision", "QAGS"}
+    assert "QAGS CNN/DM, qags-rules: 4 of 6 scored, 0 with a text cut" in printed
+    assert {method.split(",")[0] for method in table} >= {"quals", "entity precision", "QAGS"}
+    assert "quals, form `answers`" in table
     assert table["entity precision, names found by rules"][3::4] == ["4", "4"]
 
-    kept = tmp_path / "results" / "cnndm" / "rouge.jsonl"
+    kept = tmp_path / "results" / "QAGS-CNNDM" / "rouge.jsonl"
     before = kept.read_text()
     whole, printed = run()
-    assert "XSum, quals: 6 of 6 scored" in printed
+    assert "QAGS XSum, quals: 6 of 6 scored" in printed
     assert kept.read_text().startswith(before)
     assert whole["ROUGE-1 precision against the document"][3::4] == ["6", "6"]
     again, _ = run("--limit", 1)

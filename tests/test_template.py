@@ -94,3 +94,14 @@ def test_training_target_ends_with_end_of_sequence(family, target):
     tokenizer = tiny_tokenizer(family)
     ids = TINY_TEMPLATE.encode_pair(tokenizer, "who", "me", is_encoder_decoder=family != "llama")
     assert tokenizer.decode(ids) == target
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])  # T5 has relative positions, and no place where attention rests
+def test_first_word_of_a_text_is_not_the_first_token_that_a_model_reads(family):
+    # Where a tokenizer puts no marker, attention rests on the first token, and what it says is lost.
+    tokenizer = tiny_tokenizer(family)
+    template = QATemplate() if family == "llama" else QUESTION_SEP_ANSWER
+    encoded = template.encode_texts(tokenizer, ["xyz"], max_length=100, is_encoder_decoder=family != "llama")
+    (ids,) = (text.input_ids for text in encoded)
+    (x,) = tokenizer("x", add_special_tokens=False)["input_ids"]
+    assert ids.index(x) > 0

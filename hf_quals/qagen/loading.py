@@ -31,7 +31,7 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, QATemplate]:
     """Model, tokenizer and template; arguments and errors are those of [`QAGenModel.from_pretrained`]."""
     device = resolve_device(device)
-    torch_dtype = _dtype(dtype, device)
+    torch_dtype = resolve_dtype(dtype, device)
     name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
     hub_options = _hub_options(model_kwargs)
     config = AutoConfig.from_pretrained(name_or_path, **hub_options)
@@ -90,7 +90,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":

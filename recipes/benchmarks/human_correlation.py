@@ -1,19 +1,26 @@
 """
-How well do scores of factual consistency agree with people?
+How well do scores of factual consistency agree with people, and do they see a wrong fact?
 
-Scores the QAGS annotations (system summaries of CNN/DM and XSum articles, three human judgements a sentence) and
-prints one table: Pearson correlation, with its 95 % interval by bootstrap over summaries, and Spearman correlation
-with the share of a summary's sentences that most annotators call supported, for QUALS and for other judges computed in
-the same run, beside published numbers.
+Prints one table for QUALS and for other judges computed in the same run, beside published numbers. Never pooled: each
+set has columns of its own.
+
+- QAGS (system summaries of CNN/DM and XSum articles, three human judgements a sentence): Pearson correlation, with its
+  95 % interval by bootstrap over summaries, and Spearman correlation with the share of a summary's sentences that most
+  annotators call supported.
+- AggreFact (summaries of BART and PEGASUS, consistent or not by people): area under the ROC curve within each set,
+  with its interval; 0.5 is chance.
+- Swaps (a document, a right and a wrong summary): how often the right one scores higher.
 
     python recipes/benchmarks/human_correlation.py --cnndm qags_cnndm.jsonl --xsum qags_xsum.jsonl \\
-        --output_dir results/human_correlation
+        --aggrefact aggrefact.jsonl --swaps swaps.jsonl --output_dir results/human_correlation
 
-The two files are the annotations published with "Asking and Answering Questions to Evaluate the Factual Consistency of
-Summaries" (https://huggingface.co/papers/2004.04228). Scores are kept in `output_dir`; a run that was cut off goes on
-where it was. QAGS is scored last and takes longest: with `--limit` the table is printed from fewer rows, and from all
-that earlier runs have scored. Entity precision and QAGS look for names by rules, and once more with spaCy where it has
-an English model.
+The first two files are the annotations published with "Asking and Answering Questions to Evaluate the Factual
+Consistency of Summaries" (https://huggingface.co/papers/2004.04228); rows of the third have `set`, `origin`,
+`document`, `summary` and `consistent`, of the fourth `document`, `good` and `bad`. Each is left out if not named.
+`--configs` takes several `quals_config.json`: each is a row, so that parts of the score can be compared. Scores are
+kept in `output_dir`; a run that was cut off goes on where it was. QAGS is scored last and takes longest: `--limit`
+prints the table from fewer rows, and from all that earlier runs have scored. Entity precision and QAGS look for
+names by rules, and once more with spaCy where it has an English model.
 """
 
 from __future__ import annotations
@@ -22,53 +29,82 @@ import functools
 import json
 import math
 import platform
-from collections.abc import Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from scipy.stats import BootstrapMethod, pearsonr, spearmanr
+from scipy.stats import BootstrapMethod, pearsonr, rankdata, spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
-from hf_quals import QAGenModel, QAPair, QATemplate, QualsScorer, ScoredPair, Scorer
+from hf_quals import QAGenModel, QAPair, QATemplate, QualsConfig, QualsScorer, ScoredPair, Scorer
 from hf_quals.comparing.run import judge_rows, kept_scores
 from hf_quals.comparing.statistics import RESAMPLES
 from hf_quals.comparing.systems import Comparison
-from hf_quals.files import markdown_table
+from hf_quals.files import markdown_table, nan_to_none
 from hf_quals.judges.entities import RULES, EntityFinder, EntityScorer, load_finder
 from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.registry import Judge, default_judges
 from hf_quals.judges.registry import make_judges as registered
 from hf_quals.judges.rouge import RougeResult
 from hf_quals.qagen.default import default_base_model
+from hf_quals.qagen.loading import resolve_device, resolve_dtype
 from hf_quals.quals.forms import VARIANTS
+from hf_quals.quals.scorer import find_config
 
 
 # Pearson on (CNN/DM, XSum) as published: QAGS and its comparisons in 2004.04228, CTC 2109.06379, UniEval 2210.07197.
 PUBLISHED = {
-    "ROUGE-L": (0.357, 0.024),
-    "BERTScore": (0.576, 0.024),
-    "FactCC": (0.416, 0.297),
-    "QAGS": (0.545, 0.175),
-    "BARTScore": (0.735, 0.184),
-    "CTC": (0.619, 0.309),
-    "UniEval": (0.682, 0.461),
+    "ROUGE-L": {"QAGS CNN/DM": 0.357, "QAGS XSum": 0.024},
+    "BERTScore": {"QAGS CNN/DM": 0.576, "QAGS XSum": 0.024},
+    "FactCC": {"QAGS CNN/DM": 0.416, "QAGS XSum": 0.297},
+    "QAGS": {"QAGS CNN/DM": 0.545, "QAGS XSum": 0.175},
+    "BARTScore": {"QAGS CNN/DM": 0.735, "QAGS XSum": 0.184},
+    "CTC": {"QAGS CNN/DM": 0.619, "QAGS XSum": 0.309},
+    "UniEval": {"QAGS CNN/DM": 0.682, "QAGS XSum": 0.461},
 }
+CORRELATION = ("Pearson", "95 % interval", "Spearman", "n")
+AUROC = ("AUROC", "95 % interval", "n")
 
-# How many pairs a score rests on: the published number, and one that serves summaries of several sentences better.
-NUM_PAIRS = (10, 20)
+Scores = Sequence[Sequence[float | None]]
+
+
+@dataclass
+class JudgedSet:
+    """
+    Summaries that people have judged.
+
+    Args:
+        name (`str`): Goes before the names of its columns.
+        comparisons (`list[Comparison]`): Documents with a summary each, or with a right and a wrong one.
+        columns (`tuple[str, ...]`): What is measured.
+        measure (`Callable`): Makes these columns' cells of a row of scores for each of the first documents.
+    """
+
+    name: str
+    comparisons: list[Comparison]
+    columns: tuple[str, ...]
+    measure: Callable[[Scores], list[str]]
 
 
 @dataclass
 class Arguments:
     """What to score, with which model."""
 
-    cnndm: str = field(metadata={"help": "The QAGS annotations of CNN/DM summaries (JSON lines)."})
-    xsum: str = field(metadata={"help": "The QAGS annotations of XSum summaries (JSON lines)."})
     output_dir: str = field(metadata={"help": "Where scores are kept; a second run goes on from them."})
+    cnndm: str | None = field(default=None, metadata={"help": "The QAGS annotations of CNN/DM summaries, JSON lines."})
+    xsum: str | None = field(default=None, metadata={"help": "The QAGS annotations of XSum summaries, JSON lines."})
+    aggrefact: str | None = field(default=None, metadata={"help": "Consistent summaries and others, JSON lines."})
+    swaps: str | None = field(default=None, metadata={"help": "Right and wrong summaries, JSON lines."})
+    configs: list[str] | None = field(
+        default=None, metadata={"help": "Files of QualsConfig to compare; the model's own if left out."}
+    )
     judges: list[str] | None = field(
         default=None,
         metadata={"help": "Registered judges; those that need neither references nor the Hub if left out."},
@@ -89,24 +125,65 @@ class Arguments:
     limit: int | None = field(default=None, metadata={"help": "Score only the first so many rows of each file."})
 
     def __post_init__(self):
+        if not any((self.cnndm, self.xsum, self.aggrefact, self.swaps)):
+            raise ValueError("Name at least one of cnndm, xsum, aggrefact and swaps.")
         if self.qags_models is not None and len(self.qags_models) != 2:
             raise ValueError(f"qags_models must be a question writer and a reader, got {self.qags_models}.")
 
 
-def read_rows(path: str) -> tuple[list[Comparison], list[float]]:
+def read_sets(args: Arguments) -> list[JudgedSet]:
+    """The sets whose files are named."""
+    sets = []
+    for name, path in (("QAGS CNN/DM", args.cnndm), ("QAGS XSum", args.xsum)):
+        if path is not None:
+            comparisons, human = read_qags(path)
+            sets.append(JudgedSet(name, comparisons, CORRELATION, functools.partial(correlation_cells, human=human)))
+    if args.aggrefact is not None:
+        for name, (comparisons, labels) in read_aggrefact(args.aggrefact).items():
+            sets.append(JudgedSet(name, comparisons, AUROC, functools.partial(auroc_cells, labels=labels)))
+    if args.swaps is not None:
+        sets.append(JudgedSet("swaps", read_swaps(args.swaps), ("right one higher",), swap_cells))
+    return sets
+
+
+def read_qags(path: str) -> tuple[list[Comparison], list[float]]:
     """Documents with their summary, and the share of each summary's sentences that most annotators call supported."""
     comparisons, human = [], []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        item = json.loads(line)
+    for place, item in _json_lines(path):
         sentences = item["summary_sentences"]
         supported = [
             sum(answer["response"] == "yes" for answer in sentence["responses"]) * 2 > len(sentence["responses"])
             for sentence in sentences
         ]
         summary = " ".join(sentence["sentence"] for sentence in sentences)
-        comparisons.append(Comparison(item["article"], (summary,), (f"{path}, line {number}",)))
+        comparisons.append(Comparison(item["article"], (summary,), (place,)))
         human.append(sum(supported) / len(supported))
     return comparisons, human
+
+
+def read_aggrefact(path: str) -> dict[str, tuple[list[Comparison], list[bool]]]:
+    """Of each set and origin the documents with their summary, and whether people call it consistent; shuffled."""
+    sets: dict[str, tuple[list[Comparison], list[bool]]] = {}
+    lines = list(_json_lines(path))
+    # The first rows stand for all of them where a limit is set.
+    random.Random(0).shuffle(lines)
+    for place, item in lines:
+        comparisons, labels = sets.setdefault(f"{item['set']} {item['origin']}", ([], []))
+        comparisons.append(Comparison(item["document"], (item["summary"],), (place,)))
+        labels.append(bool(item["consistent"]))
+    return dict(sorted(sets.items()))
+
+
+def read_swaps(path: str) -> list[Comparison]:
+    """Documents with their right and their wrong summary."""
+    return [
+        Comparison(item["document"], (item["good"], item["bad"]), (place, place)) for place, item in _json_lines(path)
+    ]
+
+
+def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        yield f"{path}, line {number}", json.loads(line)
 
 
 def make_judges(args: Arguments) -> list[Judge]:
@@ -119,7 +196,11 @@ def make_judges(args: Arguments) -> list[Judge]:
     chosen = [form for judge in judges for form in (forms[judge.name](args) if judge.name in forms else [judge])]
     chosen += [
         Judge("rouge", {f"ROUGE-{n} precision against the document": f"rouge{n}" for n in "12L"}, RougePrecision),
-        Judge("likelihood", {"mean log p of the summary given the document, same base model": "score"}, Likelihood),
+        Judge(
+            "likelihood",
+            {"mean log p of the summary given the document, same base model": "score"},
+            functools.partial(Likelihood, args.dtype),
+        ),
     ]
     return sorted(chosen, key=lambda judge: judge.name.startswith("qags"))  # the slowest last
 
@@ -167,8 +248,18 @@ def qags_judges(args: Arguments) -> list[Judge]:
 
 
 def quals_judges(args: Arguments) -> list[Judge]:
-    settings = {"model": args.model or "default", "dtype": args.dtype}
-    return [Judge("quals", {"result": "result"}, functools.partial(WholeQuals, args), settings)]
+    """One for each configuration."""
+    configs = {f"quals-{Path(path).stem}": QualsConfig.from_file(path) for path in args.configs or ()}
+    configs = configs or {"quals": find_config(args.model)}
+    return [
+        Judge(
+            name,
+            {"result": "result"},
+            functools.partial(WholeQuals, args, config),
+            {"model": args.model or "default", "dtype": args.dtype, **config.to_dict()},
+        )
+        for name, config in configs.items()
+    ]
 
 
 class RougePrecision(Scorer):
@@ -185,13 +276,12 @@ class RougePrecision(Scorer):
 
 
 class WholeQuals(Scorer):
-    """Whole results of QUALS as JSON: the variants are computed from their pairs."""
+    """Whole results of QUALS as JSON: the forms are computed from their pairs."""
 
     name = "quals"
 
-    def __init__(self, args: Arguments):
-        # Pairs are chosen in order: the first 10 of 20 are those that `max_pairs=10` chooses.
-        self.scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, max_pairs=max(NUM_PAIRS))
+    def __init__(self, args: Arguments, config: QualsConfig):
+        self.scorer = QualsScorer.from_pretrained(args.model, config=config, dtype=args.dtype)
         self.batch_size = args.batch_size
 
     def score(self, documents, summaries, *, references=None, batch_size=None):
@@ -211,10 +301,13 @@ class Likelihood(Scorer):
 
     name = "likelihood"
 
-    def __init__(self):
+    def __init__(self, dtype: str):
         base = default_base_model()
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-        self.model = QAGenModel(model, AutoTokenizer.from_pretrained(base), QATemplate(prompt="{text}\n\nSummary:"))
+        device = resolve_device(None)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=resolve_dtype(dtype, device)).to(device)
+        self.model = QAGenModel(
+            model, AutoTokenizer.from_pretrained(base), QATemplate(prompt="Passage: {text}\n\nSummary:")
+        )
 
     def score(self, documents, summaries, *, references=None, batch_size=8):
         return [
@@ -230,6 +323,7 @@ class Likelihood(Scorer):
 
 def pairs_of(fields: dict) -> list[ScoredPair]:
     names = ("question", "answer", "tokens", "summary_log_probs", "document_log_probs", "answer_start")
+    names += ("document_answer",)
     return [ScoredPair(**{name: pair[name] for name in names}) for pair in fields["pairs"]]
 
 
@@ -252,50 +346,92 @@ def correlations(scores: Sequence[float | None], human: Sequence[float]) -> list
     return [f"{pearson.statistic:.3f}", interval, f"{spearman:.3f}", str(len(judged))]
 
 
-def means_by_support(scores: Sequence[float | None], human: Sequence[float]) -> tuple[float, float]:
-    """Mean scores of the summaries of which people support every sentence, and of the others; NaN without any."""
-    scored = np.array(scores, dtype=float)
-    is_whole = np.array(human)[: len(scored)] == 1
+def correlation_cells(scores: Scores, human: Sequence[float]) -> list[str]:
+    return correlations([row[0] for row in scores], human)
+
+
+def auroc_cells(scores: Scores, labels: Sequence[bool]) -> list[str]:
+    """
+    Area under the ROC curve of the summaries that have a score: the probability that a consistent one scores higher
+    than another, ties counting half. With its 95 % interval (percentiles of 2,000 resamples), and how many they are.
+    """
+    scored = np.array([row[0] for row in scores], dtype=float)
     has_score = ~np.isnan(scored)
-    parts = scored[is_whole & has_score], scored[~is_whole & has_score]
-    supported, others = (float(part.mean()) if len(part) else math.nan for part in parts)
-    return supported, others
+    judged, consistent = scored[has_score], np.array(labels)[: len(scored)][has_score]
+    if consistent.all() or not consistent.any():
+        return ["–", "–", str(len(judged))]
+    rng = np.random.default_rng(0)
+    samples = (rng.integers(0, len(judged), len(judged)) for _ in range(2000))
+    resampled = [auroc(judged[rows], consistent[rows]) for rows in samples]
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return [f"{auroc(judged, consistent):.3f}", f"{low:.3f} to {high:.3f}", str(len(judged))]
+
+
+def auroc(scores: np.ndarray, consistent: np.ndarray) -> float:
+    """The area for scores of shape `(rows,)` and labels of the same shape; NaN without both kinds."""
+    num_consistent = int(consistent.sum())
+    if num_consistent in (0, len(scores)):
+        return math.nan
+    ranks = rankdata(scores)[consistent].sum() - num_consistent * (num_consistent + 1) / 2
+    return float(ranks / (num_consistent * (len(scores) - num_consistent)))
+
+
+def swap_cells(scores: Scores) -> list[str]:
+    """How many right summaries score higher than the wrong one; one without a score does not."""
+    higher = sum(None not in (right, wrong) and right > wrong for right, wrong in scores)
+    return [f"{higher} of {len(scores)}"]
+
+
+def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Scores]:
+    """Every form of the score from the pairs of whole results."""
+    pairs = [[pairs_of(result) for result in row] for row in rows]
+    return {
+        f"{name}, form `{variant}`": [[nan_to_none(form(part)) for part in row] for row in pairs]
+        for variant, form in VARIANTS.items()
+    }
 
 
 def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    data = {name: (Path(path), *read_rows(path)) for name, path in (("CNN/DM", args.cnndm), ("XSum", args.xsum))}
+    sets = read_sets(args)
     table: dict[str, list[str]] = {}
     for judge in make_judges(args):
-        for name, (path, comparisons, human) in data.items():
-            kept, done = kept_scores(judge, comparisons, Path(args.output_dir) / path.stem, resume=True)
-            rows = judge_rows(judge, comparisons[: args.limit], kept, done)
-            scores = {column: [row[column][0] for row in rows] for column in judge.columns}
-            truncated = sum(row["truncated"][0] for row in rows)
-            print(f"{name}, {judge.name}: {len(rows)} of {len(comparisons)} scored, {truncated} with a text cut")
-            if judge.name == "quals":
+        for judged in sets:
+            folder = Path(args.output_dir) / judged.name.replace("/", "").replace(" ", "-")
+            kept, done = kept_scores(judge, judged.comparisons, folder, resume=True)
+            started = time.perf_counter()
+            rows = judge_rows(judge, judged.comparisons[: args.limit], kept, done)
+            seconds = time.perf_counter() - started
+            scores: dict[str, Scores] = {column: [row[column] for row in rows] for column in judge.columns}
+            truncated = sum(sum(row["truncated"]) for row in rows)
+            print(
+                f"{judged.name}, {judge.name}: {len(rows)} of {len(judged.comparisons)} scored, {truncated} with a "
+                f"text cut, {seconds:.0f} s for {max(len(rows) - done, 0)}"
+            )
+            if judge.name.startswith("quals"):
                 results = scores.pop("result")
-                generated = sum(result["num_generated"] for result in results)
-                survived = sum(result["num_pairs"] + result["num_surplus"] for result in results) / generated
-                print(f"{name}, quals: {survived:.0%} of the generated pairs are good and distinct")
-                pairs = [pairs_of(result) for result in results]
-                scores = {
-                    f"`{variant}`, max_pairs={most}": [score(of_row[:most]) for of_row in pairs]
-                    for variant, score in VARIANTS.items()
-                    for most in NUM_PAIRS
-                }
+                every = [result for row in results for result in row]
+                generated = sum(result["num_generated"] for result in every)
+                kept_pairs = sum(result["num_pairs"] for result in every)
+                print(f"{judged.name}, {judge.name}: {generated} pairs generated, {kept_pairs} kept")
+                scores = quals_forms(judge.name, results)
             for method, values in scores.items():
-                supported, others = means_by_support(values, human)
-                print(f"{name}, {method}: mean {supported:.3f} if people support every sentence, else {others:.3f}")
-                table.setdefault(method, []).extend(correlations(values, human))
+                table.setdefault(method, []).extend(judged.measure(values))
     print(f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}, dtype {args.dtype}\n")
-    columns = ("Pearson", "95 % interval", "Spearman", "n")
-    header = ["", *(f"{name} {what}" for name in data for what in columns)]
+    header = ["", *(f"{judged.name} {what}" for judged in sets for what in judged.columns)]
     published = [
-        [f"{method}, published", f"{cnndm:.3f}", "", "", "", f"{xsum:.3f}", "", "", ""]
-        for method, (cnndm, xsum) in PUBLISHED.items()
+        [f"{method}, published", *(cell for judged in sets for cell in published_cells(judged, values))]
+        for method, values in PUBLISHED.items()
+        if args.cnndm or args.xsum
     ]
     print(markdown_table(header, [*([method, *cells] for method, cells in table.items()), *published]))
+
+
+def published_cells(judged: JudgedSet, values: dict[str, float]) -> list[str]:
+    cells = [""] * len(judged.columns)
+    if judged.name in values:
+        cells[0] = f"{values[judged.name]:.3f}"
+    return cells
 
 
 if __name__ == "__main__":
