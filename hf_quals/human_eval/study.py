@@ -117,10 +117,7 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     Each system is A in half of the items; of an odd number, chance decides which is A once more. Comparisons whose two
     summaries are the same are never drawn: they would say that the systems are equal, whatever the annotator thinks.
 
-    Args:
-        comparisons (`Sequence[Comparison]`): What can be drawn.
-        num_items (`int`, *optional*, defaults to 100): How many items the study has.
-        seed (`int`, *optional*, defaults to 0): Of the draw and the sides. The same seed gives the same study.
+    The seed is that of the draw, the order and the sides: the same gives the same study.
 
     Raises:
         [`InputError`]: if there are fewer comparisons of different summaries than `num_items`.

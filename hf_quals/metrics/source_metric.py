@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from ..scorers import Scorer
+from ..scorers import Scorer, mean_score
 
 
 FEATURES = datasets.Features({"predictions": datasets.Value("string"), "sources": datasets.Value("string")})
@@ -50,18 +50,9 @@ class SourceMetric(evaluate.Metric, abc.ABC):
         return_details: bool = False,
     ) -> dict[str, Any]:
         """
-        Scores the predictions; a blank one, which summarizers write early in training, is left unscored.
-
-        Args:
-            scorer (`Scorer`): What scores.
-            predictions (`list[str]`): The summaries.
-            sources (`list[str]`): Their documents.
-            batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together.
-            return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
-
-        Returns:
-            `dict`: what `compute` returns: the mean over the scored predictions under the metric's name, `scores` with
-            NaN for each unscored one, `num_unscored`, and `details` if asked for, `None` for blank predictions.
+        What `compute` returns: the mean over the scored predictions under the metric's name, `scores` with NaN for
+        each unscored one, `num_unscored`, and `details` if asked for. A blank prediction, which summarizers write
+        early in training, is left unscored, and its details are `None`.
         """
         rows = [row for row, prediction in enumerate(predictions) if prediction.strip()]
         results: list[Any] = [None] * len(predictions)
@@ -70,9 +61,7 @@ class SourceMetric(evaluate.Metric, abc.ABC):
             for row, result in zip(rows, scorer.score(*texts, batch_size=batch_size), strict=True):
                 results[row] = result
         scores = [math.nan if result is None else result.score for result in results]
-        scored = [score for score in scores if not math.isnan(score)]
-        mean = math.fsum(scored) / len(scored) if scored else math.nan
-        output = {self.name: mean, "scores": scores, "num_unscored": len(scores) - len(scored)}
+        output = {self.name: mean_score(scores), "scores": scores, "num_unscored": sum(map(math.isnan, scores))}
         if return_details:
             output["details"] = [None if result is None else result.to_dict() for result in results]
         return output

@@ -74,11 +74,10 @@ class ExtractiveReader:
         )
         best = [(-math.inf, "")] * len(asked)
         no_answer = [math.inf] * len(asked)
-        number = 0
+        pending = zip(windows, owners, strict=True)
         for output in forward_windows(self.model, self.tokenizer, windows, batch_size):
             for start_logits, end_logits in zip(output.start_logits.cpu(), output.end_logits.cpu(), strict=True):
-                window, owner = windows[number], owners[number]
-                number += 1
+                window, owner = next(pending)
                 null = window["input_ids"].index(self.tokenizer.cls_token_id)
                 no_answer[owner] = min(no_answer[owner], float(start_logits[null] + end_logits[null]))
                 context = [index for index, side in enumerate(window["sequence_ids"]) if side == 1]
