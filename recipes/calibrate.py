@@ -7,7 +7,7 @@ that can be trusted on rows it was not fitted to.
 
 Rows need the column `consistent` (true or false, by people) beside what `hf-quals score --pairs` adds. A probability
 is a logistic regression on the score (Platt scaling); the verdict's threshold is where balanced accuracy is best; a
-pair is to blame below the support that 9 of 10 pairs of consistent summaries exceed. Reliability and the verdict's
+pair is to blame if it loses more probability than 9 of 10 pairs of consistent summaries. Reliability and the verdict's
 accuracy are those of five folds, each read by what the other four fitted.
 """
 
@@ -114,8 +114,8 @@ def main():
         print(f"  probability {mean:.2f}: {share:.2f} of {count} are consistent")
     if args.picture is not None:
         plot(bins, args.picture)
-    supports = [pair["support"] for row in scored if row[args.label_column] for pair in row["quals_pairs"]]
-    pair_threshold = round(float(np.quantile(supports, 0.1)), 4) if supports else Calibration.pair_threshold
+    lost = [pair["lost_probability"] for row in scored if row[args.label_column] for pair in row["quals_pairs"]]
+    pair_threshold = round(float(np.quantile(lost, 0.9)), 4) if lost else Calibration.pair_threshold
     calibration = replace(fit(scores, labels), pair_threshold=pair_threshold)
     path = Path(args.config)
     config = QualsConfig.from_file(path) if path.exists() else QualsConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 
@@ -18,7 +19,7 @@ def as_text(summary: str, result: QualsResult) -> str:
     lines = [heading(summary, result)]
     if result.pairs:
         names = _columns(result)
-        lines += ["", *(["  mean log p given the"] if result.calibration is None else [])]
+        lines += ["", "  mean log p given the" if result.calibration is None else "  p(answer) given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
@@ -63,18 +64,18 @@ def heading(summary: str, result: QualsResult) -> str:
 
 _CAPTIONS = {
     True: "mean log p of a pair given the summary and given the document",
-    False: "how much of the answer's probability is left when the document is asked",
+    False: "p(answer | question) given the summary and given the document",
 }
 
 
 def _columns(result: QualsResult) -> tuple[str, ...]:
-    return ("summary", "document", "difference") if result.calibration is None else ("support",)
+    return ("summary", "document", "difference") if result.calibration is None else ("summary", "document")
 
 
 def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
     if result.calibration is None:
         return pair.summary_score, pair.document_score, pair.score
-    return (pair.support,)
+    return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
 
 
 def _answers(result: QualsResult, pair: ScoredPair) -> list[str]:

@@ -91,7 +91,7 @@ class Calibration:
         slope (`float`): Of the score.
         intercept (`float`): Where the probability is one half.
         threshold (`float`, *optional*, defaults to 0.5): Below this probability a summary is doubtful.
-        pair_threshold (`float`, *optional*, defaults to 0.5): Below this support a pair is to blame.
+        pair_threshold (`float`, *optional*, defaults to 0.5): A pair whose answer loses more probability is to blame.
     """
 
     slope: float

@@ -65,20 +65,29 @@ class ScoredPair:
         return self.document_score - self.summary_score
 
     @property
-    def answer_log_ratio(self) -> float:
-        """log p(answer | question, document) - log p(answer | question, summary), summed over the answer's tokens."""
-        start = self.answer_start
-        return math.fsum(self.document_log_probs[start:]) - math.fsum(self.summary_log_probs[start:])
+    def summary_answer_log_prob(self) -> float:
+        """log p(answer | question, summary)."""
+        return math.fsum(self.summary_log_probs[self.answer_start :])
+
+    @property
+    def document_answer_log_prob(self) -> float:
+        """log p(answer | question, document)."""
+        return math.fsum(self.document_log_probs[self.answer_start :])
 
     @property
     def support(self) -> float:
         """
-        How much of the answer's probability is left when the document is asked, `min(1, exp(answer_log_ratio))`; 1 if
-        the document's own answer says the same in other form.
+        The share of the answer's probability that is left when the document is asked, `min(1, p(answer | question,
+        document) / p(answer | question, summary))`; 1 if the document's own answer says the same in other form.
         """
         if self.document_answer is not None and same_answer(self.answer, self.document_answer):
             return 1.0
-        return math.exp(min(self.answer_log_ratio, 0.0))
+        return math.exp(min(self.document_answer_log_prob - self.summary_answer_log_prob, 0.0))
+
+    @property
+    def lost_probability(self) -> float:
+        """How much of the answer's probability the document takes away, `p(answer | question, summary) * (1 - support)`."""
+        return math.exp(self.summary_answer_log_prob) * (1 - self.support)
 
 
 @dataclass(frozen=True)
@@ -127,20 +136,21 @@ class QualsResult:
 
     @property
     def worst_pair(self) -> ScoredPair | None:
-        """The pair with the least support (of equals, with the lowest score), `None` if there are no pairs."""
-        return min(self.pairs, key=self._rank, default=None)
-
-    def _rank(self, pair: ScoredPair) -> tuple[float, float]:
-        # Without calibration the score is the published one, which weighs whole pairs.
-        return (pair.score, 0.0) if self.calibration is None else (pair.support, pair.score)
+        """
+        The pair whose answer loses most probability; without calibration, that of the lowest score, as the published
+        form weighs pairs. `None` if there are no pairs.
+        """
+        if self.calibration is None:
+            return min(self.pairs, key=lambda pair: pair.score, default=None)
+        return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
 
     @property
     def pair_to_blame(self) -> ScoredPair | None:
-        """The worst pair, if the calibration's threshold calls it unsupported; without calibration the worst pair."""
+        """The worst pair, if it loses more than the calibration's threshold; without calibration the worst pair."""
         worst = self.worst_pair
         if worst is None or self.calibration is None:
             return worst
-        return worst if worst.support < self.calibration.pair_threshold else None
+        return worst if worst.lost_probability > self.calibration.pair_threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
