@@ -56,7 +56,7 @@ logger = logging.getLogger("train_qagen")
 
 @dataclass(kw_only=True)
 class QAGenArguments(ModelArguments):
-    """What to train, on what; the rest is [`Seq2SeqTrainingArguments`]."""
+    """What to train, on what; the rest is [`~transformers.Seq2SeqTrainingArguments`]."""
 
     train_data: list[str] = field(
         metadata={"help": "SQuAD JSON files, or datasets of the Hub in SQuAD form (`rajpurkar/squad`)."}

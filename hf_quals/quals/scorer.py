@@ -36,7 +36,8 @@ class ScoredPair:
         summary_log_probs (`tuple[float, ...]`): log p(token | summary, tokens before), one a token.
         document_log_probs (`tuple[float, ...]`): log p(token | document, tokens before), one a token.
         answer_start (`int`): Index of the answer's first token.
-        answer_span (`tuple[int, int]`, *optional*): Where the answer first occurs in the summary, in characters.
+        answer_span (`tuple[int, int]`, *optional*): Where the answer first occurs in the summary, in characters of the
+            text that was given.
         document_answer (`str`, *optional*): What the model answers from the document; `None` if it was not asked.
     """
 
@@ -92,7 +93,8 @@ class QualsResult:
         selection (`PairSelection`): The kept pairs as they were generated, and what became of the others.
         document_truncated (`bool`): Whether the document was cut to the model's context.
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
-        passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
+        passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read, in
+            characters of the text that was given.
         calibration (`Calibration`, *optional*): How the score reads as a probability.
     """
 
@@ -118,7 +120,7 @@ class QualsResult:
 
     @property
     def verdict(self) -> str | None:
-        """`"supported"`, `"doubtful"` or `"no pairs"`; `None` without calibration."""
+        """`"no pairs"` without a score; else `"supported"` or `"doubtful"`, and `None` without calibration."""
         if not self.pairs:
             return "no pairs"
         if self.calibration is None:
@@ -127,7 +129,10 @@ class QualsResult:
 
     @property
     def worst_pair(self) -> ScoredPair | None:
-        """The pair with the least support (of equals, with the lowest score), `None` if there are no pairs."""
+        """
+        The pair with the least support (of equals, with the lowest score), without calibration the one with the lowest
+        score; `None` if there are no pairs.
+        """
         return min(self.pairs, key=self._rank, default=None)
 
     def _rank(self, pair: ScoredPair) -> tuple[float, float]:
@@ -136,7 +141,7 @@ class QualsResult:
 
     @property
     def pair_to_blame(self) -> ScoredPair | None:
-        """The worst pair, if the calibration's threshold calls it unsupported; without calibration the worst pair."""
+        """The worst pair, if its support is below the calibration's `pair_threshold`; without calibration always."""
         worst = self.worst_pair
         if worst is None or self.calibration is None:
             return worst
@@ -205,7 +210,8 @@ class QualsScorer(Scorer):
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.
-            `ValueError`: if a number is out of range; before a model is loaded.
+            `ValueError`: if a number is out of range, or a `quals_config.json` cannot be read; before a model is
+                loaded.
         """
         options = {"num_beams": num_beams, "max_pairs": max_pairs, "max_length": max_length, "variant": variant}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -217,7 +223,7 @@ class QualsScorer(Scorer):
         return cls(model, config)
 
     def settings(self) -> dict[str, Any]:
-        """The configuration, and the model's name and type."""
+        """The configuration, and the model's name and data type."""
         model = self.model.model
         return {**self.config.to_dict(), "model": model.config._name_or_path, "dtype": str(model.dtype)}
 
@@ -246,6 +252,7 @@ class QualsScorer(Scorer):
 
         Raises:
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
+                Or if the configuration asks the model for answers and its template writes them first.
         """
         check_texts(documents, summaries, batch_size)
         asked = self._ask({summary: self._normal(summary) for summary in summaries}, batch_size)
