@@ -129,9 +129,16 @@ def score(
 
     from .comparing.rows import Source
     from .comparing.score_file import score_file
+    from .quals.scorer import find_config
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
+    try:
+        config = find_config(model, adapter).to_dict()
+    except (OSError, ValueError) as error:
+        raise _refusal(str(error)) from error
+    given = {name: value for name, value in method.items() if value is not None}
+    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype}
+    settings |= config | given
     state = _distributed_state(device)
     try:
         statistics = score_file(

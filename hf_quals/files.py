@@ -54,7 +54,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_lef
         num_left (`int`, *optional*, defaults to 1): How many columns are aligned to the left, the others to the right.
     """
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    # A rule has three characters at least.
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if number < num_left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     lines.insert(1, rule)
     return "\n".join(

@@ -24,6 +24,7 @@ from scipy.stats import mannwhitneyu
 from transformers import HfArgumentParser
 
 from hf_quals import QualsConfig
+from hf_quals.quals.config import CONFIG_FILE
 from hf_quals.quals.forms import Calibration
 
 
@@ -118,6 +119,8 @@ def main():
     pair_threshold = round(float(np.quantile(lost, 0.9)), 4) if lost else Calibration.pair_threshold
     calibration = replace(fit(scores, labels), pair_threshold=pair_threshold)
     path = Path(args.config)
+    if path.name != CONFIG_FILE:
+        raise ValueError(f"config must name a {CONFIG_FILE}, got {path}.")
     config = QualsConfig.from_file(path) if path.exists() else QualsConfig()
     replace(config, calibration=calibration).save_pretrained(path.parent)
     print(f"{path}: {calibration}, half at a score of {-calibration.intercept / (calibration.slope or math.nan):.3f}")

@@ -360,9 +360,7 @@ def main():
             "train": load_texts(args.dataset, args.train_split, args.max_train_samples, args),
             "held_out": load_texts(args.eval_dataset or args.dataset, args.eval_split, args.max_eval_samples, args),
         }
-    scorer = QualsScorer.from_pretrained(
-        args.quals_model, dtype=args.quals_dtype, num_beams=args.quals_num_beams, num_beam_groups=args.quals_num_beams
-    )
+    scorer = QualsScorer.from_pretrained(args.quals_model, dtype=args.quals_dtype, num_beams=args.quals_num_beams)
     model_name_or_path = args.model_name_or_path
     for stage in ("mle", "conseq"):
         if args.stage in (stage, "all"):

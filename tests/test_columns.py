@@ -4,6 +4,7 @@ import math
 import pyarrow as pa
 import pytest
 
+from hf_quals import QualsConfig
 from hf_quals.quals.columns import Statistics, score_row, score_schema
 from hf_quals.quals.explain import as_text
 from hf_quals.quals.forms import Calibration
@@ -106,8 +107,8 @@ def test_text_of_a_calibrated_result_says_what_the_document_answers_instead():
         dataclasses.replace(PAIRS[0], document_answer="Ann Lee"),
         dataclasses.replace(PAIRS[1], document_answer="june"),
     )
-    calibration = Calibration(slope=10.0, intercept=-5.5, pair_threshold=0.4)
-    result = QualsResult(0.507, pairs, SELECTION, False, False, calibration=calibration)
+    config = QualsConfig(variant="answers", calibration=Calibration(slope=10.0, intercept=-5.5, pair_threshold=0.4))
+    result = QualsResult(0.507, pairs, SELECTION, False, False, config=config)
     assert as_text("Ann came in May.", result).splitlines() == [
         "Summary: Ann came in May.",
         "QUALS:   0.507 from 2 pairs: doubtful (people would call it consistent with probability 0.39)",

@@ -89,7 +89,7 @@ class Calibration:
 
     Args:
         slope (`float`): Of the score.
-        intercept (`float`): Where the probability is one half.
+        intercept (`float`): The log-odds at a score of 0; the probability is one half at `-intercept / slope`.
         threshold (`float`, *optional*, defaults to 0.5): Below this probability a summary is doubtful.
         pair_threshold (`float`, *optional*, defaults to 0.5): A pair whose answer loses more probability is to blame.
     """

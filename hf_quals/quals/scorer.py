@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..qagen.loading import base_and_adapter, find_file
+from ..qagen.default import ADAPTER_FOLDER
+from ..qagen.loading import find_file
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, by_document, check_texts
 from .columns import plain_values
 from .config import CONFIG_FILE, QualsConfig
-from .forms import VARIANTS, Calibration
+from .forms import VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
 
@@ -86,7 +87,7 @@ class ScoredPair:
 
     @property
     def lost_probability(self) -> float:
-        """How much of the answer's probability the document takes away, `p(answer | question, summary) * (1 - support)`."""
+        """The probability that the document takes away, `p(answer | question, summary) * (1 - support)`."""
         return math.exp(self.summary_answer_log_prob) * (1 - self.support)
 
 
@@ -102,7 +103,7 @@ class QualsResult:
         document_truncated (`bool`): Whether the document was cut to the model's context.
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
         passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
-        calibration (`Calibration`, *optional*): How the score reads as a probability.
+        config (`QualsConfig`, *optional*): How it was computed; its `variant` says which pair is worst.
     """
 
     score: float
@@ -111,7 +112,7 @@ class QualsResult:
     document_truncated: bool
     summary_truncated: bool
     passages: tuple[tuple[int, int], ...] = ()
-    calibration: Calibration | None = None
+    config: QualsConfig = field(default_factory=QualsConfig)
 
     @property
     def num_pairs(self) -> int:
@@ -121,36 +122,36 @@ class QualsResult:
     @property
     def probability(self) -> float | None:
         """The probability that people would call the summary consistent; `None` without score or calibration."""
-        if self.calibration is None or math.isnan(self.score):
+        if self.config.calibration is None or math.isnan(self.score):
             return None
-        return self.calibration.probability(self.score)
+        return self.config.calibration.probability(self.score)
 
     @property
     def verdict(self) -> str | None:
         """`"supported"`, `"doubtful"` or `"no pairs"`; `None` without calibration."""
         if not self.pairs:
             return "no pairs"
-        if self.calibration is None:
+        if self.config.calibration is None or self.probability is None:
             return None
-        return "supported" if self.calibration.probability(self.score) >= self.calibration.threshold else "doubtful"
+        return "supported" if self.probability >= self.config.calibration.threshold else "doubtful"
 
     @property
     def worst_pair(self) -> ScoredPair | None:
         """
-        The pair whose answer loses most probability; without calibration, that of the lowest score, as the published
-        form weighs pairs. `None` if there are no pairs.
+        The pair to look at first, `None` if there are no pairs: where answers are judged, the one whose answer loses
+        most probability, else the one with the lowest score.
         """
-        if self.calibration is None:
-            return min(self.pairs, key=lambda pair: pair.score, default=None)
-        return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
+        if self.config.variant == "answers":
+            return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
+        return min(self.pairs, key=lambda pair: pair.score, default=None)
 
     @property
     def pair_to_blame(self) -> ScoredPair | None:
         """The worst pair, if it loses more than the calibration's threshold; without calibration the worst pair."""
-        worst = self.worst_pair
-        if worst is None or self.calibration is None:
+        worst, calibration = self.worst_pair, self.config.calibration
+        if worst is None or calibration is None:
             return worst
-        return worst if worst.lost_probability > self.calibration.pair_threshold else None
+        return worst if worst.lost_probability > calibration.pair_threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
@@ -358,16 +359,16 @@ class QualsScorer(Scorer):
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
             passages=tuple(document.original_span(start, end) for start, end in passages),
-            calibration=self.config.calibration,
+            config=self.config,
         )
 
 
 def find_config(
     name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
 ) -> QualsConfig:
-    """The `quals_config.json` of an adapter or a model; the published form if they have none."""
-    base, adapter = base_and_adapter(name_or_path, adapter)
-    for place in (adapter, base):
+    """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
+    places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
+    for place in places:
         if place is not None and (path := find_file(place, CONFIG_FILE)):
             return QualsConfig.from_file(path)
     return QualsConfig()

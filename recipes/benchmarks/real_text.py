@@ -84,9 +84,7 @@ def score_with_quals(rows: list[dict], path: Path, args: Arguments) -> np.ndarra
             raise ValueError(f"{path} holds scores of other summaries or settings: delete it, or name another folder.")
     scores = [line["quals"] for line in kept]
     if len(scores) < len(rows):
-        scorer = QualsScorer.from_pretrained(
-            args.model, dtype=args.dtype, num_beams=args.num_beams, num_beam_groups=args.num_beams
-        )
+        scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, num_beams=args.num_beams)
     with path.open("a", encoding="utf-8") as file:
         for row in tqdm(rows[len(scores) :], initial=len(scores), total=len(rows), desc="QUALS"):
             written = [summary for summary in row["summaries"] if summary]
