@@ -42,7 +42,7 @@ class Arguments:
     output_dir: str = field(metadata={"help": "Where scores are kept; a second run goes on from them."})
     model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
     dtype: str = field(default="auto", metadata={"help": "Type of its weights."})
-    num_beams: int = field(default=60, metadata={"help": "Pairs generated from a summary, each by its own group."})
+    num_beams: int | None = field(default=None, metadata={"help": "Pairs from a summary; the model's if left out."})
     batch_size: int = field(default=8, metadata={"help": "Texts computed together."})
 
     def __post_init__(self):
