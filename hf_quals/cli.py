@@ -94,7 +94,11 @@ def score(
         typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.", show_default=False),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="How pairs become a score. Left out: the model's.", show_default=False)
+        str | None,
+        typer.Option(
+            help="How pairs become a score: published, log_ratio, worst_pair or answers. Left out: the model's.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """
@@ -289,7 +293,9 @@ def evaluate(
         with_references = comparisons[0].reference is not None
         if reference_column is not None and not with_references:
             raise InputError(f"No file has the column {reference_column!r} of references.")
-        wanted = judges.split(",") if judges is not None else default_judges(with_references)
+        wanted = (
+            [name.strip() for name in judges.split(",")] if judges is not None else default_judges(with_references)
+        )
         chosen = make_judges(wanted, model=model, factcc_model=factcc_model)
         table = compare_systems(comparisons, systems, chosen, folder, resume=resume)
         if output is not None:

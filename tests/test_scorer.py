@@ -190,6 +190,8 @@ def test_configuration_beside_the_model_is_read_and_arguments_win(tiny_causal_fo
     scorer = QualsScorer.from_pretrained(tmp_path / "model", max_pairs=2)
     assert scorer.config == QualsConfig(num_beams=6, max_pairs=2, variant="answers")
     assert QualsScorer.from_pretrained(tmp_path / "model", config=QualsConfig()).config == QualsConfig()
+    fitted = QualsConfig(variant="answers", calibration=Calibration(1.0, 0.0))
+    assert QualsScorer.from_pretrained(tmp_path / "model", config=fitted, variant="published").config == QualsConfig()
 
 
 FORMS = [

@@ -101,4 +101,5 @@ class Calibration:
 
     def probability(self, score: float) -> float:
         """The probability that people would call a summary of this score consistent; NaN for NaN."""
-        return 1 / (1 + math.exp(-(self.slope * score + self.intercept)))
+        # By tanh, which overflows nowhere.
+        return (1 + math.tanh((self.slope * score + self.intercept) / 2)) / 2

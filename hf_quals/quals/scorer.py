@@ -212,7 +212,7 @@ class QualsScorer(Scorer):
                 Every number of the score. Left out: the `quals_config.json` of adapter or model; the published form
                 for those that have none.
             num_beams, max_pairs, max_length, variant (*optional*):
-                Take the place of the configuration's.
+                Take the place of the configuration's. Another variant leaves its calibration out.
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.
@@ -221,7 +221,10 @@ class QualsScorer(Scorer):
         options = {"num_beams": num_beams, "max_pairs": max_pairs, "max_length": max_length, "variant": variant}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         QualsConfig(**given)  # refuses what is out of range before anything is looked for
-        config = replace(find_config(name_or_path, adapter) if config is None else config, **given)
+        config = find_config(name_or_path, adapter) if config is None else config
+        if given.get("variant", config.variant) != config.variant:
+            given["calibration"] = None  # it was fitted to another form
+        config = replace(config, **given)
         model = QAGenModel.from_pretrained(
             name_or_path, adapter=adapter, template=template, dtype=dtype, device=device
         )
