@@ -10,7 +10,7 @@ import pytest
 from reader_world import save_classifier
 
 import hf_quals.judges
-from hf_quals import Scorer
+from hf_quals import QualsConfig, Scorer
 from hf_quals.cli import _judges_help
 from hf_quals.comparing.run import compare_systems
 from hf_quals.comparing.systems import Comparison
@@ -59,7 +59,8 @@ def test_defaults_need_no_hub_and_references_only_where_there_are_some():
 
 def test_each_judge_takes_the_options_that_are_its_own():
     quals, factcc, entity = make_judges(["quals", "factcc", "entity"], model="a", factcc_model=None)
-    assert quals.settings == {"model": "a"}
+    # A configuration beside the model changes its scores, too.
+    assert quals.settings == {"model": "a", **QualsConfig().to_dict()}
     assert factcc.settings == {"model": "manueldeprada/FactCC"}
     assert list(entity.settings) == ["names found by"]
 
