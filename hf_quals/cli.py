@@ -80,7 +80,12 @@ def score(
     max_pairs: Annotated[
         int | None, typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="How pairs become a score. Left out: the model's.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="How pairs become a score: published, log_ratio, worst_pair or answers. Left out: the model's."
+        ),
+    ] = None,
 ) -> None:
     """
     Score summaries against their documents with QUALS.
@@ -114,9 +119,16 @@ def score(
 
     from .comparing.rows import Source
     from .comparing.score_file import score_file
+    from .quals.scorer import find_config
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype, **method}
+    try:
+        config = find_config(model, adapter).to_dict()
+    except (OSError, ValueError) as error:
+        raise _refusal(str(error)) from error
+    given = {name: value for name, value in method.items() if value is not None}
+    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype}
+    settings |= config | given
     state = _distributed_state(device)
     with _refusing("Go on with the same command and --resume."):
         statistics = score_file(
@@ -254,7 +266,9 @@ def evaluate(
         with_references = comparisons[0].reference is not None
         if reference_column is not None and not with_references:
             raise InputError(f"No file has the column {reference_column!r} of references.")
-        wanted = judges.split(",") if judges is not None else default_judges(with_references)
+        wanted = (
+            [name.strip() for name in judges.split(",")] if judges is not None else default_judges(with_references)
+        )
         chosen = make_judges(wanted, model=model, factcc_model=factcc_model)
         table = compare_systems(comparisons, systems, chosen, folder, resume=resume)
         if output is not None:

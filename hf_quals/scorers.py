@@ -38,12 +38,13 @@ class Scorer(Protocol):
     Example:
 
     ```python
+    >>> from types import SimpleNamespace
     >>> from hf_quals import Scorer
     >>> class Brevity(Scorer):
     ...     name = "brevity"
     ...
     ...     def score(self, documents, summaries, *, references=None, batch_size=8):
-    ...         return [ScalarResult(-len(summary)) for summary in summaries]
+    ...         return [SimpleNamespace(score=-len(summary)) for summary in summaries]
     ```
     """
 

@@ -7,7 +7,7 @@ that can be trusted on rows it was not fitted to.
 
 Rows need the column `consistent` (true or false, by people) beside what `hf-quals score --pairs` adds. A probability
 is a logistic regression on the score (Platt scaling); the verdict's threshold is where balanced accuracy is best; a
-pair is to blame below the support that 9 of 10 pairs of consistent summaries exceed. Reliability and the verdict's
+pair is to blame if it loses more probability than 9 of 10 pairs of consistent summaries. Reliability and the verdict's
 accuracy are those of five folds, each read by what the other four fitted.
 """
 
@@ -24,6 +24,7 @@ from scipy.stats import mannwhitneyu
 from transformers import HfArgumentParser
 
 from hf_quals import QualsConfig
+from hf_quals.quals.config import CONFIG_FILE
 from hf_quals.quals.forms import Calibration
 
 
@@ -114,10 +115,12 @@ def main():
         print(f"  probability {mean:.2f}: {share:.2f} of {count} are consistent")
     if args.picture is not None:
         plot(bins, args.picture)
-    supports = [pair["support"] for row in scored if row[args.label_column] for pair in row["quals_pairs"]]
-    pair_threshold = round(float(np.quantile(supports, 0.1)), 4) if supports else Calibration.pair_threshold
+    lost = [pair["lost_probability"] for row in scored if row[args.label_column] for pair in row["quals_pairs"]]
+    pair_threshold = round(float(np.quantile(lost, 0.9)), 4) if lost else Calibration.pair_threshold
     calibration = replace(fit(scores, labels), pair_threshold=pair_threshold)
     path = Path(args.config)
+    if path.name != CONFIG_FILE:
+        raise ValueError(f"config must name a {CONFIG_FILE}, got {path}.")
     config = QualsConfig.from_file(path) if path.exists() else QualsConfig()
     replace(config, calibration=calibration).save_pretrained(path.parent)
     print(f"{path}: {calibration}, half at a score of {-calibration.intercept / (calibration.slope or math.nan):.3f}")

@@ -55,6 +55,7 @@ from hf_quals import (
     ContrastiveSeq2SeqTrainingArguments,
     QualsCallback,
     QualsCallbackConfig,
+    QualsConfig,
     QualsScorer,
 )
 from hf_quals.contrastive.evaluation import table_metrics, write_table
@@ -129,9 +130,10 @@ class ConseqArguments(ModelArguments):
 
     quals_model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
     quals_dtype: str = field(default="auto", metadata={"help": "Type of the QAGen's weights."})
-    quals_num_beams: int = field(
-        default=60, metadata={"help": "Pairs generated from a summary, each by its own group."}
+    quals_config: str | None = field(
+        default=None, metadata={"help": "A quals_config.json, every number of the score; the QAGen's own if left out."}
     )
+    quals_num_beams: int | None = field(default=None, metadata={"help": "Takes the place of the configuration's."})
 
     def __post_init__(self):
         for name, values in (("stage", ("mle", "conseq", "all")), ("selection", ("quals", "rouge", "none"))):
@@ -361,7 +363,10 @@ def main():
             "held_out": load_texts(args.eval_dataset or args.dataset, args.eval_split, args.max_eval_samples, args),
         }
     scorer = QualsScorer.from_pretrained(
-        args.quals_model, dtype=args.quals_dtype, num_beams=args.quals_num_beams, num_beam_groups=args.quals_num_beams
+        args.quals_model,
+        config=QualsConfig.from_file(args.quals_config) if args.quals_config else None,
+        dtype=args.quals_dtype,
+        num_beams=args.quals_num_beams,
     )
     model_name_or_path = args.model_name_or_path
     for stage in ("mle", "conseq"):

@@ -16,7 +16,8 @@ A decoder-only model with LoRA:
 
 The package's default adapter (see its model card): `recipes/default_qagen.yaml`, on a CPU:
 
-    python recipes/train_qagen.py recipes/default_qagen.yaml --train_data DATA/*.json --output_dir qagen-default
+    python recipes/train_qagen.py recipes/default_qagen.yaml --model_name_or_path ADAPTER --train_data DATA/*.json \\
+        --output_dir qagen-default
 
 A run that was cut off goes on from its last checkpoint when the same command is given again.
 """
@@ -56,7 +57,7 @@ logger = logging.getLogger("train_qagen")
 
 @dataclass(kw_only=True)
 class QAGenArguments(ModelArguments):
-    """What to train, on what; the rest is [`Seq2SeqTrainingArguments`]."""
+    """What to train, on what; the rest is [`~transformers.Seq2SeqTrainingArguments`]."""
 
     train_data: list[str] = field(
         metadata={"help": "SQuAD JSON files, or datasets of the Hub in SQuAD form (`rajpurkar/squad`)."}

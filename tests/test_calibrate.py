@@ -45,7 +45,7 @@ def test_balanced_accuracy_is_the_mean_over_both_kinds():
 def test_calibration_goes_into_the_configuration(tmp_path, monkeypatch, capsys):
     scores, labels = rows()
     scored = [
-        {"quals": score, "consistent": bool(label), "quals_pairs": [{"support": 0.8}]}
+        {"quals": score, "consistent": bool(label), "quals_pairs": [{"lost_probability": 0.8}]}
         for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
     ]
     (tmp_path / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*scored, {"quals": None}]))

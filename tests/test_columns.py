@@ -4,6 +4,7 @@ import math
 import pyarrow as pa
 import pytest
 
+from hf_quals import QualsConfig
 from hf_quals.quals.columns import Statistics, score_row, score_schema
 from hf_quals.quals.explain import as_text
 from hf_quals.quals.forms import Calibration
@@ -38,6 +39,7 @@ def test_row_of_a_result():
                 "summary_score": -1.0,
                 "document_score": -1.5,
                 "support": pytest.approx(math.exp(-0.5)),
+                "lost_probability": pytest.approx(math.exp(-0.5) * (1 - math.exp(-0.5))),
                 "document_answer": None,
                 "tokens": ["who?", "ann"],
                 "summary_log_probs": [-1.5, -0.5],
@@ -51,6 +53,7 @@ def test_row_of_a_result():
                 "summary_score": -0.5,
                 "document_score": -3.0,
                 "support": pytest.approx(math.exp(-4.25)),
+                "lost_probability": pytest.approx(math.exp(-0.75) * (1 - math.exp(-4.25))),
                 "document_answer": None,
                 "tokens": ["when?", "may"],
                 "summary_log_probs": [-0.25, -0.75],
@@ -104,15 +107,16 @@ def test_text_of_a_calibrated_result_says_what_the_document_answers_instead():
         dataclasses.replace(PAIRS[0], document_answer="Ann Lee"),
         dataclasses.replace(PAIRS[1], document_answer="june"),
     )
-    calibration = Calibration(slope=10.0, intercept=-5.5, pair_threshold=0.1)
-    result = QualsResult(0.507, pairs, SELECTION, False, False, calibration=calibration)
+    config = QualsConfig(variant="answers", calibration=Calibration(slope=10.0, intercept=-5.5, pair_threshold=0.4))
+    result = QualsResult(0.507, pairs, SELECTION, False, False, config=config)
     assert as_text("Ann came in May.", result).splitlines() == [
         "Summary: Ann came in May.",
         "QUALS:   0.507 from 2 pairs: doubtful (people would call it consistent with probability 0.39)",
         "",
-        "  support  pair",
-        "     1.00  who? — ann (document: Ann Lee)",
-        "     0.01  when? — may (document: june)  <- to blame",
+        "  p(answer) given the",
+        "  summary  document  pair",
+        "     0.61      0.37  who? — ann (document: Ann Lee)",
+        "     0.47      0.01  when? — may (document: june)  <- to blame",
     ]
     nothing = dataclasses.replace(result, pairs=pairs[:1], score=1.0)
     assert as_text("Ann came in May.", nothing).splitlines()[1] == (

@@ -51,4 +51,5 @@ def test_calibration_is_logistic():
     calibration = Calibration(slope=2.0, intercept=-1.0)
     assert calibration.probability(0.5) == pytest.approx(0.5)
     assert calibration.probability(1.0) == pytest.approx(0.7310585786)
+    assert calibration.probability(-1e6) == 0.0  # overflows nowhere
     assert json.loads(json.dumps(QualsConfig(calibration=calibration).to_dict()))["calibration"]["slope"] == 2.0

@@ -10,7 +10,7 @@ import pytest
 from reader_world import save_classifier
 
 import hf_quals.judges
-from hf_quals import Scorer
+from hf_quals import QualsConfig, Scorer
 from hf_quals.cli import _judges_help
 from hf_quals.comparing.run import compare_systems
 from hf_quals.comparing.systems import Comparison
@@ -59,7 +59,8 @@ def test_defaults_need_no_hub_and_references_only_where_there_are_some():
 
 def test_each_judge_takes_the_options_that_are_its_own():
     quals, factcc, entity = make_judges(["quals", "factcc", "entity"], model="a", factcc_model=None)
-    assert quals.settings == {"model": "a"}
+    # A configuration beside the model changes its scores, too.
+    assert quals.settings == {"model": "a", **QualsConfig().to_dict()}
     assert factcc.settings == {"model": "manueldeprada/FactCC"}
     assert list(entity.settings) == ["names found by"]
 
@@ -182,3 +183,21 @@ def test_what_is_wanted_of_a_document_is_gathered_over_its_rows():
     wanted = [{"q": 1}, {"r": 2}, {"q": 3, "s": 4}]
     assert by_document(["x", "y", "x"], wanted) == {"x": {"q": 3, "s": 4}, "y": {"r": 2}}
     assert by_document([], []) == {}
+
+
+@pytest.mark.parametrize("num_results", [0, 2])
+def test_judge_that_returns_another_number_of_results_is_said_to(num_results):
+    class Miscounting(Scorer):
+        name = "miscounting"
+
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            return [SimpleNamespace(score=1.0)] * num_results
+
+    comparison = Comparison("Fury won.", ("Fury won.",), ("line 1",))
+    table = compare_systems([comparison], ["one"], [Judge.of(Miscounting())])
+    assert table.errors == {"miscounting": f"ValueError: miscounting returned {num_results} results for 1 summaries."}
+
+
+def test_names_given_as_one_string_are_refused():
+    with pytest.raises(InputError, match="got the string 'quals'"):
+        make_judges("quals")

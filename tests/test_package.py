@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import hf_quals
+from hf_quals.contrastive.losses import LOSSES
+from hf_quals.quals.forms import VARIANTS
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,3 +56,10 @@ def test_drawing_of_rooms_leaves_out_arrows_that_a_longer_way_shows(draw_imports
         *chain,
         ("cli", "files"),
     ]
+
+
+def test_every_loss_and_every_form_has_its_row_in_the_docs():
+    for page, names in (("losses.md", LOSSES), ("quals.md", VARIANTS)):
+        rows = [line for line in (DOCS / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        for name in names:
+            assert any(name in row.split("|")[1].strip(' `"') for row in rows), f"{page} has no row for {name}"

@@ -54,6 +54,8 @@ def test_answers_is_the_mean_share_of_the_answers_probability_that_is_left():
     kept = scored((-1.0, -2.0), (-9.0, -1.0))  # more probable from the document: no more than supported
     lost = scored((-1.0, -0.5), (-1.0, -800.0))
     assert [pair.support for pair in (halved, kept, lost)] == pytest.approx([0.5, 1.0, 0.0])
+    assert halved.lost_probability == pytest.approx(math.exp(-2) / 2)
+    assert lost.lost_probability == pytest.approx(math.exp(-0.5))
     assert answers([halved, kept, lost]) == pytest.approx(0.5)
 
 
@@ -188,6 +190,8 @@ def test_configuration_beside_the_model_is_read_and_arguments_win(tiny_causal_fo
     scorer = QualsScorer.from_pretrained(tmp_path / "model", max_pairs=2)
     assert scorer.config == QualsConfig(num_beams=6, max_pairs=2, variant="answers")
     assert QualsScorer.from_pretrained(tmp_path / "model", config=QualsConfig()).config == QualsConfig()
+    fitted = QualsConfig(variant="answers", calibration=Calibration(1.0, 0.0))
+    assert QualsScorer.from_pretrained(tmp_path / "model", config=fitted, variant="published").config == QualsConfig()
 
 
 FORMS = [
@@ -261,7 +265,7 @@ def test_calibrated_result_says_what_it_means(scorer):
         expected = 1 / (1 + math.exp(5 - 10 * result.score))
         assert result.probability == pytest.approx(expected)
         assert result.verdict == ("supported" if result.score >= 0.5 else "doubtful")
-        blamed = min(result.pairs, key=lambda pair: pair.support)
-        assert result.pair_to_blame == (blamed if blamed.support < 0.5 else None)
+        assert result.worst_pair == max(result.pairs, key=lambda pair: pair.lost_probability)
+        assert result.pair_to_blame == (result.worst_pair if result.worst_pair.lost_probability > 0.5 else None)
     (unasked,) = QualsScorer(scorer.model, config).score(["joshua"], ["1234"])
     assert (unasked.verdict, unasked.probability) == ("no pairs", None)

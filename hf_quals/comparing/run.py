@@ -167,7 +167,10 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> l
         for summary in comparison.summaries
     ]
     documents, summaries, references = map(list, zip(*texts, strict=True))
-    results = iter(scorer.score(documents, summaries, references=references if judge.reads_references else None))
+    scored = scorer.score(documents, summaries, references=references if judge.reads_references else None)
+    if len(scored) != len(summaries):
+        raise ValueError(f"{judge.name} returned {len(scored)} results for {len(summaries)} summaries.")
+    results = iter(scored)
     rows = []
     for comparison in comparisons:
         of_systems = [next(results) for _ in comparison.summaries]

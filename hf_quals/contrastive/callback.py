@@ -52,7 +52,7 @@ class QualsCallback(TrainerCallback):
         state (`RefreshState` or `None`): What the last refresh found.
 
     Raises:
-        `ValueError`: if `scorer` is none.
+        `ValueError`: if `scorer` is no [`~hf_quals.Scorer`].
 
     Example:
 

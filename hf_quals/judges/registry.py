@@ -141,6 +141,8 @@ def make_judges(names: Sequence[str], **options: Any) -> list[Judge]:
         [`InputError`]: for a name that is unknown or given twice.
         `TypeError`: for an option that no judge has.
     """
+    if isinstance(names, str):
+        raise InputError(f"names is a list of judges, got the string {names!r}.")
     known = registered_judges()
     for number, name in enumerate(names):
         if name not in known:

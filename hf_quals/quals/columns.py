@@ -28,6 +28,7 @@ PAIR = pa.struct(
         "summary_score": pa.float64(),
         "document_score": pa.float64(),
         "support": pa.float64(),
+        "lost_probability": pa.float64(),
         "document_answer": pa.string(),
         "tokens": pa.list_(pa.string()),
         "summary_log_probs": _NUMBERS,

@@ -20,11 +20,11 @@ CONFIG_FILE = "quals_config.json"
 class QualsConfig:
     """
     How QUALS is computed. The defaults are the published form (https://huggingface.co/papers/2105.04623), which any
-    model without a `quals_config.json` gets.
-
-    Parameters that control the generation of pairs:
+    model without a `quals_config.json` gets. `docs/quals.md` says what each part is for.
 
     Args:
+        > Parameters that control the generation of pairs
+
         num_beams (`int`, *optional*, defaults to 60): Sequences generated from a summary.
         num_beam_groups (`int`, *optional*): Groups of beams that avoid each other's tokens; one beam a group if left
             out.
@@ -38,21 +38,22 @@ class QualsConfig:
             ([`~hf_quals.qagen.normal_form.normalize`]) before they are tokenized and searched.
         max_length (`int`, *optional*, defaults to 1024): The most tokens of a document or summary with its markers.
         passage_words (`int`, *optional*): About how many words of a longer document are read: the passages that share
-            most with the summary ([`~hf_quals.quals.passages.select_passages`]). Left out: the document from its
-            beginning, as far as `max_length` goes.
+            most with the summary ([`~hf_quals.quals.passages.select_passages`]). Left out: the whole document from
+            its beginning. `max_length` bounds both.
         max_pairs (`int`, *optional*, defaults to 10): The most pairs a score rests on.
         facts_first (`bool`, *optional*, defaults to `False`): Whether pairs whose answer holds a name or a number go
-            before others, and questions that are none are left out.
+            before others, and questions that no such answer can answer are left out
+            ([`~hf_quals.quals.pairs.is_well_formed`]).
         round_trip (`bool`, *optional*, defaults to `False`): Whether a pair counts only if the model, asked its
-            question about the summary, gives its answer back.
+            question about the summary, gives its answer back. The template must put the question before the answer.
 
         > Parameters that control the score
 
         variant (`str`, *optional*, defaults to `"published"`): How pairs become a score, a name of
             `hf_quals.quals.forms.VARIANTS`.
         document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
-            document, too: the explanation of a low score, and full support where the document's own answer is the
-            summary's, whatever its tokens cost.
+            document, too: the explanation of a low score, and full support where the document's own answer says what
+            the summary's does, whatever its tokens cost. The template must put the question before the answer.
         calibration ([`~hf_quals.quals.forms.Calibration`], *optional*): How a score reads as a probability that people
             would call the summary consistent.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 
@@ -18,7 +19,7 @@ def as_text(summary: str, result: QualsResult) -> str:
     lines = [heading(summary, result)]
     if result.pairs:
         names = _columns(result)
-        lines += ["", *(["  mean log p given the"] if result.calibration is None else [])]
+        lines += ["", "  mean log p given the" if result.config.variant != "answers" else "  p(answer) given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
@@ -31,7 +32,7 @@ def as_table(result: QualsResult) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("question", "answer", caption=_CAPTIONS[result.calibration is None])
+    table = Table("question", "answer", caption=_CAPTIONS[result.config.variant != "answers"])
     for name in _columns(result):
         table.add_column(name, justify="right", no_wrap=True)
     for pair in result.pairs:
@@ -50,6 +51,8 @@ def heading(summary: str, result: QualsResult) -> str:
         lines[1] = (
             f"QUALS:   none: of {counts.num_generated} generated sequences {counts.num_unparsable} are no pair, "
             f"{counts.num_not_in_summary} have an answer that is not in the summary"
+            + (f", {counts.num_ill_formed} an ill-formed question" if counts.num_ill_formed else "")
+            + (f", {counts.num_not_returned} an answer that does not come back" if counts.num_not_returned else "")
         )
     elif result.probability is not None:
         lines[1] += f": {result.verdict} (people would call it consistent with probability {result.probability:.2f})"
@@ -63,18 +66,18 @@ def heading(summary: str, result: QualsResult) -> str:
 
 _CAPTIONS = {
     True: "mean log p of a pair given the summary and given the document",
-    False: "how much of the answer's probability is left when the document is asked",
+    False: "p(answer | question) given the summary and given the document",
 }
 
 
 def _columns(result: QualsResult) -> tuple[str, ...]:
-    return ("summary", "document", "difference") if result.calibration is None else ("support",)
+    return ("summary", "document", "difference") if result.config.variant != "answers" else ("summary", "document")
 
 
 def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
-    if result.calibration is None:
+    if result.config.variant != "answers":
         return pair.summary_score, pair.document_score, pair.score
-    return (pair.support,)
+    return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
 
 
 def _answers(result: QualsResult, pair: ScoredPair) -> list[str]:

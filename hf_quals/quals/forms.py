@@ -89,9 +89,9 @@ class Calibration:
 
     Args:
         slope (`float`): Of the score.
-        intercept (`float`): Where the probability is one half.
+        intercept (`float`): The log-odds at a score of 0; the probability is one half at `-intercept / slope`.
         threshold (`float`, *optional*, defaults to 0.5): Below this probability a summary is doubtful.
-        pair_threshold (`float`, *optional*, defaults to 0.5): Below this support a pair is to blame.
+        pair_threshold (`float`, *optional*, defaults to 0.5): A pair whose answer loses more probability is to blame.
     """
 
     slope: float
@@ -101,4 +101,5 @@ class Calibration:
 
     def probability(self, score: float) -> float:
         """The probability that people would call a summary of this score consistent; NaN for NaN."""
-        return 1 / (1 + math.exp(-(self.slope * score + self.intercept)))
+        # By tanh, which overflows nowhere.
+        return (1 + math.tanh((self.slope * score + self.intercept) / 2)) / 2

@@ -130,7 +130,7 @@ def bare(text: str) -> str:
 
 
 def same_answer(answer: str, other: str) -> bool:
-    """Whether an answer says no less than another: its words are the other's, or stand in it side by side."""
+    """Whether another answer says all that an answer says: its words are the other's, or stand in it side by side."""
     words = bare(answer)
     return bool(words) and f" {words} " in f" {bare(other)} "
 

@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..qagen.loading import base_and_adapter, find_file
+from ..qagen.default import ADAPTER_FOLDER
+from ..qagen.loading import find_file
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, by_document, check_texts
 from .columns import plain_values
 from .config import CONFIG_FILE, QualsConfig
-from .forms import VARIANTS, Calibration
+from .forms import VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
 
@@ -65,20 +66,29 @@ class ScoredPair:
         return self.document_score - self.summary_score
 
     @property
-    def answer_log_ratio(self) -> float:
-        """log p(answer | question, document) - log p(answer | question, summary), summed over the answer's tokens."""
-        start = self.answer_start
-        return math.fsum(self.document_log_probs[start:]) - math.fsum(self.summary_log_probs[start:])
+    def summary_answer_log_prob(self) -> float:
+        """log p(answer | question, summary)."""
+        return math.fsum(self.summary_log_probs[self.answer_start :])
+
+    @property
+    def document_answer_log_prob(self) -> float:
+        """log p(answer | question, document)."""
+        return math.fsum(self.document_log_probs[self.answer_start :])
 
     @property
     def support(self) -> float:
         """
-        How much of the answer's probability is left when the document is asked, `min(1, exp(answer_log_ratio))`; 1 if
-        the document's own answer says the same in other form.
+        The share of the answer's probability that is left when the document is asked, `min(1, p(answer | question,
+        document) / p(answer | question, summary))`; 1 if the document's own answer says the same in other form.
         """
         if self.document_answer is not None and same_answer(self.answer, self.document_answer):
             return 1.0
-        return math.exp(min(self.answer_log_ratio, 0.0))
+        return math.exp(min(self.document_answer_log_prob - self.summary_answer_log_prob, 0.0))
+
+    @property
+    def lost_probability(self) -> float:
+        """The probability that the document takes away, `p(answer | question, summary) * (1 - support)`."""
+        return math.exp(self.summary_answer_log_prob) * (1 - self.support)
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class QualsResult:
         document_truncated (`bool`): Whether the document was cut to the model's context.
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
         passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
-        calibration (`Calibration`, *optional*): How the score reads as a probability.
+        config (`QualsConfig`, *optional*): How it was computed; its `variant` says which pair is worst.
     """
 
     score: float
@@ -102,7 +112,7 @@ class QualsResult:
     document_truncated: bool
     summary_truncated: bool
     passages: tuple[tuple[int, int], ...] = ()
-    calibration: Calibration | None = None
+    config: QualsConfig = field(default_factory=QualsConfig)
 
     @property
     def num_pairs(self) -> int:
@@ -112,35 +122,36 @@ class QualsResult:
     @property
     def probability(self) -> float | None:
         """The probability that people would call the summary consistent; `None` without score or calibration."""
-        if self.calibration is None or math.isnan(self.score):
+        if self.config.calibration is None or math.isnan(self.score):
             return None
-        return self.calibration.probability(self.score)
+        return self.config.calibration.probability(self.score)
 
     @property
     def verdict(self) -> str | None:
         """`"supported"`, `"doubtful"` or `"no pairs"`; `None` without calibration."""
         if not self.pairs:
             return "no pairs"
-        if self.calibration is None:
+        if self.config.calibration is None or self.probability is None:
             return None
-        return "supported" if self.calibration.probability(self.score) >= self.calibration.threshold else "doubtful"
+        return "supported" if self.probability >= self.config.calibration.threshold else "doubtful"
 
     @property
     def worst_pair(self) -> ScoredPair | None:
-        """The pair with the least support (of equals, with the lowest score), `None` if there are no pairs."""
-        return min(self.pairs, key=self._rank, default=None)
-
-    def _rank(self, pair: ScoredPair) -> tuple[float, float]:
-        # Without calibration the score is the published one, which weighs whole pairs.
-        return (pair.score, 0.0) if self.calibration is None else (pair.support, pair.score)
+        """
+        The pair to look at first, `None` if there are no pairs: where answers are judged, the one whose answer loses
+        most probability, else the one with the lowest score.
+        """
+        if self.config.variant == "answers":
+            return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
+        return min(self.pairs, key=lambda pair: pair.score, default=None)
 
     @property
     def pair_to_blame(self) -> ScoredPair | None:
-        """The worst pair, if the calibration's threshold calls it unsupported; without calibration the worst pair."""
-        worst = self.worst_pair
-        if worst is None or self.calibration is None:
+        """The worst pair, if it loses more than the calibration's threshold; without calibration the worst pair."""
+        worst, calibration = self.worst_pair, self.config.calibration
+        if worst is None or calibration is None:
             return worst
-        return worst if worst.support < self.calibration.pair_threshold else None
+        return worst if worst.lost_probability > calibration.pair_threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
@@ -201,7 +212,7 @@ class QualsScorer(Scorer):
                 Every number of the score. Left out: the `quals_config.json` of adapter or model; the published form
                 for those that have none.
             num_beams, max_pairs, max_length, variant (*optional*):
-                Take the place of the configuration's.
+                Take the place of the configuration's. Another variant leaves its calibration out.
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.
@@ -210,7 +221,10 @@ class QualsScorer(Scorer):
         options = {"num_beams": num_beams, "max_pairs": max_pairs, "max_length": max_length, "variant": variant}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         QualsConfig(**given)  # refuses what is out of range before anything is looked for
-        config = replace(find_config(name_or_path, adapter) if config is None else config, **given)
+        config = find_config(name_or_path, adapter) if config is None else config
+        if given.get("variant", config.variant) != config.variant:
+            given["calibration"] = None  # it was fitted to another form
+        config = replace(config, **given)
         model = QAGenModel.from_pretrained(
             name_or_path, adapter=adapter, template=template, dtype=dtype, device=device
         )
@@ -348,16 +362,16 @@ class QualsScorer(Scorer):
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
             passages=tuple(document.original_span(start, end) for start, end in passages),
-            calibration=self.config.calibration,
+            config=self.config,
         )
 
 
 def find_config(
     name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
 ) -> QualsConfig:
-    """The `quals_config.json` of an adapter or a model; the published form if they have none."""
-    base, adapter = base_and_adapter(name_or_path, adapter)
-    for place in (adapter, base):
+    """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
+    places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
+    for place in places:
         if place is not None and (path := find_file(place, CONFIG_FILE)):
             return QualsConfig.from_file(path)
     return QualsConfig()

@@ -46,6 +46,7 @@ from hf_quals import (
     QATemplate,
     QualsCallback,
     QualsCallbackConfig,
+    QualsConfig,
     QualsScorer,
 )
 from hf_quals.judges.rouge import RougeScorer, rouge
@@ -439,9 +440,8 @@ def main():
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     qagen = once(output_dir / "qagen", lambda folder: train_qagen(folder, args))
-    scorer = QualsScorer.from_pretrained(
-        qagen, dtype="float32", num_beams=8, num_beam_groups=8, min_new_tokens=4, max_new_tokens=20
-    )
+    config = QualsConfig(num_beams=8, min_new_tokens=4, max_new_tokens=20)
+    scorer = QualsScorer.from_pretrained(qagen, config=config, dtype="float32")
     path = output_dir / "results.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for seed in args.seeds:

@@ -103,7 +103,8 @@ class Arguments:
     aggrefact: str | None = field(default=None, metadata={"help": "Consistent summaries and others, JSON lines."})
     swaps: str | None = field(default=None, metadata={"help": "Right and wrong summaries, JSON lines."})
     configs: list[str] | None = field(
-        default=None, metadata={"help": "Files of QualsConfig to compare; the model's own if left out."}
+        default=None,
+        metadata={"help": "QualsConfig files, each in a folder that names it; the model's own if left out."},
     )
     judges: list[str] | None = field(
         default=None,
@@ -249,7 +250,7 @@ def qags_judges(args: Arguments) -> list[Judge]:
 
 def quals_judges(args: Arguments) -> list[Judge]:
     """One for each configuration."""
-    configs = {f"quals-{Path(path).stem}": QualsConfig.from_file(path) for path in args.configs or ()}
+    configs = {f"quals-{Path(path).parent.name}": QualsConfig.from_file(path) for path in args.configs or ()}
     configs = configs or {"quals": find_config(args.model)}
     return [
         Judge(

@@ -42,7 +42,7 @@ class Arguments:
     output_dir: str = field(metadata={"help": "Where scores are kept; a second run goes on from them."})
     model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
     dtype: str = field(default="auto", metadata={"help": "Type of its weights."})
-    num_beams: int = field(default=60, metadata={"help": "Pairs generated from a summary, each by its own group."})
+    num_beams: int | None = field(default=None, metadata={"help": "Pairs from a summary; the model's if left out."})
     batch_size: int = field(default=8, metadata={"help": "Texts computed together."})
 
     def __post_init__(self):
@@ -84,9 +84,7 @@ def score_with_quals(rows: list[dict], path: Path, args: Arguments) -> np.ndarra
             raise ValueError(f"{path} holds scores of other summaries or settings: delete it, or name another folder.")
     scores = [line["quals"] for line in kept]
     if len(scores) < len(rows):
-        scorer = QualsScorer.from_pretrained(
-            args.model, dtype=args.dtype, num_beams=args.num_beams, num_beam_groups=args.num_beams
-        )
+        scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, num_beams=args.num_beams)
     with path.open("a", encoding="utf-8") as file:
         for row in tqdm(rows[len(scores) :], initial=len(scores), total=len(rows), desc="QUALS"):
             written = [summary for summary in row["summaries"] if summary]

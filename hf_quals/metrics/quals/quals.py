@@ -31,14 +31,15 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list[str]`): The summaries. A blank one is not scored.
     sources (`list[str]`): The document of each.
-    model_id (`str`, *optional*): A QAGen model: folder, Hub id, or adapter. Left out: the default model of hf-quals.
+    model_id (`str`, *optional*): A QAGen model: folder, Hub id, or adapter, scored with as its `quals_config.json`
+        says. Left out: the default model of hf-quals.
     batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
-    quals (`float`): Mean over the scored summaries; higher is better, 0 means "as plausible from the document as from
-        the summary". NaN if none was scored.
+    quals (`float`): Mean over the scored summaries; higher is better. NaN if none was scored. In the published form 0
+        means "as plausible from the document as from the summary"; in the form `answers` it lies between 0 and 1.
     scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
     num_unscored (`int`): How many are NaN.
     details (`list[dict]`): With `return_details`, of each summary its question–answer `pairs`, with the
