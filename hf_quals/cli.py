@@ -119,7 +119,7 @@ def score(
 
     from .comparing.rows import Source
     from .comparing.score_file import score_file
-    from .quals.scorer import find_config
+    from .quals.config import find_config
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

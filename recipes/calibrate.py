@@ -107,7 +107,7 @@ def main():
     bins = reliability(probabilities, labels)
     statistic = mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic
     print(f"{len(scored)} of {len(rows)} rows have a score, {labels.mean():.0%} of them are consistent")
-    print(f"AUROC {statistic / (labels.sum() * (1 - labels).sum()):.3f}")
+    print(f"AUROC, all rows together: {statistic / (labels.sum() * (1 - labels).sum()):.3f}")
     print(f"five folds: Brier score {np.mean((probabilities - labels) ** 2):.3f}", end=" ")
     print(f"(always the mean: {labels.mean() * (1 - labels.mean()):.3f}),", end=" ")
     print(f"balanced accuracy of the verdict {balanced_accuracy(called, labels):.3f}")

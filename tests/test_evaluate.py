@@ -268,7 +268,7 @@ def test_judges_are_added_to_a_finished_run(tmp_path, systems):
     output = tmp_path / "table.json"
     evaluated(output, *systems, "--judges", "entity")
     refused = invoke(*systems, "--judges", "entity,rouge", "--output", output)
-    assert (refused[0], "Resume it, or overwrite it" in refused[2]) == (2, True)
+    assert (refused[0], "Pass --resume or --overwrite" in refused[2]) == (2, True)
     assert ("ROUGE-L", "bad") in evaluated(output, *systems, "--judges", "entity,rouge", "--resume")
 
 
@@ -342,7 +342,7 @@ def test_references_of_some_documents_alone_are_refused(tmp_path):
         (["--judges", "quals,bleu"], "No judge is called 'bleu'. Known are entity, factcc, qags, quals, rouge"),
         (["--judges", "entity,entity"], "'entity' is named twice"),
         (["--judges", "rouge", "--reference-column", "gold"], "No file has the column 'gold'"),
-        (["--names", "A"], "2 systems need as many names, got 1"),
+        (["--names", "A"], "2 systems need as many --names, got 1"),
         (["--names", "A,A"], "Each system needs a name of its own"),
         (["--names", "A,"], "Each system needs a name of its own"),
         (["--output", "table.txt"], "table.txt must end in .md or .csv or .json"),

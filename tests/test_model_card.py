@@ -58,8 +58,8 @@ def test_a_saved_model_tells_base_data_settings_and_scores_before_and_after(run,
         "- loss: unlikelihood, label smoothing 0.1",
         "- S+ and S-: num_candidates 3, top_k 50, max_new_tokens 8, positive_share 0.7, negative_share 0.7, "
         "refresh_every 1",
-        "- score: quals, num_beams 8, num_beam_groups 8, diversity_penalty 0.5, min_new_tokens 8, max_new_tokens 60, "
-        "max_pairs 10, max_length 1024, variant quals",
+        "- score: quals, num_beams 8, diversity_penalty 0.5, min_new_tokens 8, max_new_tokens 60, max_length 1024, "
+        "max_pairs 10, variant published, dtype torch.float32",
     ):
         assert f"\n{line}\n" in card.text
     assert markdown(run.quals_callback.state.history) in card.text  # the model's samples at each refresh

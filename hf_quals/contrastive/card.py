@@ -71,7 +71,7 @@ def add_contrastive_training(
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_public(value)}" for name, value in settings.items() if value not in (None, ""))
+    return ", ".join(f"{name} {_public(value)}" for name, value in settings.items() if value not in (None, "", False))
 
 
 def _public(value: Any) -> Any:

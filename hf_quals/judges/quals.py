@@ -13,6 +13,6 @@ def prepare(*, model: str | None = None):
 
         return QualsScorer.from_pretrained(model)
 
-    from ..quals.scorer import find_config
+    from ..quals.config import find_config
 
     return {"model": model or f"default of hf-quals {__version__}", **find_config(model).to_dict()}, load

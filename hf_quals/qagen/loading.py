@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.utils import cached_file
 
 from .adapters import merge_adapter
 from .default import ADAPTER_FOLDER, BASE_MODEL_ID, default_base_model
+from .hub import find_file, hub_options
 from .template import QUESTION_SEP_ANSWER, TEMPLATE_FILE, QATemplate
 
 
@@ -33,9 +32,9 @@ def load(
     device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, device)
     name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
-    hub_options = _hub_options(model_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, **hub_options)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options)
+    options = hub_options(model_kwargs)
+    config = AutoConfig.from_pretrained(name_or_path, **options)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     if template is None:
         places = [place for place in (adapter, name_or_path) if place is not None]
         template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
@@ -103,25 +102,6 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if not isinstance(found, torch.dtype):
         raise ValueError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     return found
-
-
-def _hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
-
-
-def find_file(place: str | os.PathLike, file: str, **model_kwargs: Any) -> str | None:
-    """Path of `file` in a folder or Hub repository, `None` if that does not have it."""
-    if Path(place).is_dir():
-        path = Path(place, file)
-        return str(path) if path.is_file() else None
-    return cached_file(
-        str(place),
-        file,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-        **_hub_options(model_kwargs),
-    )
 
 
 def _find_template(

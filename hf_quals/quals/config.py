@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import write_atomically
+from ..qagen.default import ADAPTER_FOLDER
+from ..qagen.hub import find_file
 from .forms import VARIANTS, Calibration
 
 
@@ -118,3 +120,18 @@ class QualsConfig:
         except (TypeError, AttributeError, ValueError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise InputError(f"{path} is no configuration of QUALS: {error}. Its fields are {known}.") from error
+
+
+def find_config(
+    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
+) -> QualsConfig:
+    """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
+    places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
+    for place in filter(None, places):
+        try:
+            path = find_file(place, CONFIG_FILE)
+        except OSError:  # there is no such model, which loading it says best
+            continue
+        if path is not None:
+            return QualsConfig.from_file(path)
+    return QualsConfig()

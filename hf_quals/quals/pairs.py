@@ -6,8 +6,11 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from ..qagen.model import QAPair
+
+if TYPE_CHECKING:
+    from ..qagen.model import QAPair
 
 
 @dataclass(frozen=True)

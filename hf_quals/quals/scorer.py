@@ -12,14 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..qagen.default import ADAPTER_FOLDER
-from ..qagen.loading import find_file
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, by_document, check_texts
 from .columns import plain_values
-from .config import CONFIG_FILE, QualsConfig
+from .config import QualsConfig, find_config
 from .forms import VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
@@ -364,17 +362,6 @@ class QualsScorer(Scorer):
             passages=tuple(document.original_span(start, end) for start, end in passages),
             config=self.config,
         )
-
-
-def find_config(
-    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
-) -> QualsConfig:
-    """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
-    places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
-    for place in places:
-        if place is not None and (path := find_file(place, CONFIG_FILE)):
-            return QualsConfig.from_file(path)
-    return QualsConfig()
 
 
 @dataclass(frozen=True)

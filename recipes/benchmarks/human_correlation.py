@@ -55,8 +55,8 @@ from hf_quals.judges.registry import make_judges as registered
 from hf_quals.judges.rouge import RougeResult
 from hf_quals.qagen.default import default_base_model
 from hf_quals.qagen.loading import resolve_device, resolve_dtype
+from hf_quals.quals.config import find_config
 from hf_quals.quals.forms import VARIANTS
-from hf_quals.quals.scorer import find_config
 
 
 # Pearson on (CNN/DM, XSum) as published: QAGS and its comparisons in 2004.04228, CTC 2109.06379, UniEval 2210.07197.
