@@ -127,7 +127,7 @@ def find_config(
 ) -> QualsConfig:
     """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
     places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
-    for place in filter(None, places):
+    for place in (place for place in places if place is not None):
         try:
             path = find_file(place, CONFIG_FILE)
         except OSError:  # there is no such model, which loading it says best
