@@ -50,7 +50,7 @@ def test_the_wrong_boxer_scores_below_the_right_one_and_the_document_names_the_r
 )
 def test_a_wrong_date_number_or_place_scores_lower(scorer, right, wrong):
     better, worse = scores(scorer, right, wrong)
-    assert better > worse + 0.1
+    assert better > worse + 0.05  # of a score between 0 and 1
 
 
 @pytest.mark.parametrize(
