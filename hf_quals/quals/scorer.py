@@ -244,8 +244,9 @@ class QualsScorer(Scorer):
         """
         Scores each summary against the document at the same index.
 
-        Equal documents and equal summaries are computed once, so that the candidates of one document cost its context
-        once. Results depend neither on `batch_size` nor on the order of the rows (to 1e-4 in float32).
+        Equal documents and equal summaries (in normal form, where the configuration has it) are computed once, so that
+        the candidates of one document cost its context once. Results depend neither on `batch_size` nor on the order
+        of the rows (to 1e-4 in float32).
 
         Args:
             documents (`Sequence[str]`): The documents.
@@ -260,22 +261,25 @@ class QualsScorer(Scorer):
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
         """
         check_texts(documents, summaries, batch_size)
-        asked = self._ask({summary: self._normal(summary) for summary in summaries}, batch_size)
-        normal = {document: self._normal(document) for document in documents}
+        normal = {text: self._normal(text) for text in [*documents, *summaries]}
+        asked = self._ask(list(dict.fromkeys(normal[summary].text for summary in summaries)), batch_size)
         passages = {
-            (document, summary): self._passages(normal[document].text, asked[summary].text.text)
+            (document, summary): self._passages(normal[document].text, normal[summary].text)
             for document, summary in dict.fromkeys(zip(documents, summaries, strict=True))
         }
         contexts = {key: _join(normal[key[0]].text, spans) for key, spans in passages.items()}
         # Of each context the pairs of all summaries that are judged by it, each pair once.
         wanted = by_document(
             contexts.values(),
-            ({pair.token_ids: pair for pair in asked[summary].selection.kept} for _, summary in contexts),
+            ({pair.token_ids: pair for pair in asked[normal[summary].text].selection.kept} for _, summary in contexts),
         )
         read = self._read(wanted, batch_size)
         return [
             self._result(
-                asked[summary], read[contexts[document, summary]], normal[document], passages[document, summary]
+                normal[summary],
+                asked[normal[summary].text],
+                read[contexts[document, summary]],
+                tuple(normal[document].original_span(start, end) for start, end in passages[document, summary]),
             )
             for document, summary in zip(documents, summaries, strict=True)
         ]
@@ -290,10 +294,10 @@ class QualsScorer(Scorer):
             return ((0, len(document)),)
         return tuple(select_passages(document, summary, self.config.passage_words))
 
-    def _ask(self, summaries: dict[str, NormalText], batch_size: int) -> dict[str, _Asked]:
-        """Pairs of each distinct summary."""
+    def _ask(self, summaries: list[str], batch_size: int) -> dict[str, _Asked]:
+        """Pairs of each distinct summary, as it is tokenized."""
         config = self.config
-        encoded = self.model.encode([text.text for text in summaries.values()], config.max_length)
+        encoded = self.model.encode(summaries, config.max_length)
         generated = self.model.generate(
             encoded,
             num_beams=config.num_beams,
@@ -306,8 +310,8 @@ class QualsScorer(Scorer):
         # A round trip drops some: more are taken to it.
         most = config.max_pairs * (2 if config.round_trip else 1)
         selections = [
-            select_pairs(pairs, text.text, most, facts_first=config.facts_first)
-            for text, pairs in zip(summaries.values(), generated, strict=True)
+            select_pairs(pairs, summary, most, facts_first=config.facts_first)
+            for summary, pairs in zip(summaries, generated, strict=True)
         ]
         if config.round_trip:
             questions = [[pair.question for pair in selection.kept] for selection in selections]
@@ -317,8 +321,8 @@ class QualsScorer(Scorer):
                 for selection, asked, found in zip(selections, questions, answers, strict=True)
             ]
         return {
-            summary: _Asked(text, selection, context.truncated)
-            for (summary, text), selection, context in zip(summaries.items(), selections, encoded, strict=True)
+            summary: _Asked(selection, context.truncated)
+            for summary, selection, context in zip(summaries, selections, encoded, strict=True)
         }
 
     def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
@@ -338,7 +342,7 @@ class QualsScorer(Scorer):
         }
 
     def _result(
-        self, asked: _Asked, read: _Read, document: NormalText, passages: tuple[tuple[int, int], ...]
+        self, summary: NormalText, asked: _Asked, read: _Read, passages: tuple[tuple[int, int], ...]
     ) -> QualsResult:
         pairs = tuple(
             ScoredPair(
@@ -348,7 +352,7 @@ class QualsScorer(Scorer):
                 summary_log_probs=pair.log_probs,
                 document_log_probs=read.log_probs[pair.token_ids],
                 answer_start=pair.answer_start,
-                answer_span=_find(pair.answer, asked.text),
+                answer_span=_find(pair.answer, summary),
                 document_answer=read.answers.get(pair.question),
             )
             for pair in asked.selection.kept
@@ -359,16 +363,15 @@ class QualsScorer(Scorer):
             selection=asked.selection,
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
-            passages=tuple(document.original_span(start, end) for start, end in passages),
+            passages=passages,
             config=self.config,
         )
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A summary, its pairs, and whether it was cut."""
+    """The pairs of a summary, and whether it was cut."""
 
-    text: NormalText
     selection: PairSelection
     truncated: bool
 
