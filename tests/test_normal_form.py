@@ -69,6 +69,7 @@ def test_normal_form_is_its_own_normal_form(text):
 @given(TEXTS)
 def test_every_character_knows_where_it_comes_from(text):
     normal = normalize(text)
+    assert normal.origins is not None
     assert len(normal.origins) == len(normal.text)
     assert all(0 <= start < end <= len(text) for start, end in normal.origins)
     starts = [start for start, _ in normal.origins]

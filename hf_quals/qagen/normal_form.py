@@ -25,25 +25,23 @@ class NormalText:
     Args:
         text (`str`): The normal form.
         original (`str`): The text it was made of.
-        origins (`tuple[tuple[int, int], ...]`): For each character of `text` the span of `original` it stands for: one
-            character, or the whole word where normalizing changed the word's length.
+        origins (`tuple[tuple[int, int], ...]`, *optional*): For each character of `text` the span of `original` it
+            stands for: one character, or the whole word where normalizing changed the word's length. Left out where
+            the text stays as it is.
     """
 
     text: str
     original: str
-    origins: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def as_it_is(cls, text: str) -> NormalText:
-        """A text that stays as it is."""
-        return cls(text, text, tuple((place, place + 1) for place in range(len(text))))
+    origins: tuple[tuple[int, int], ...] | None = None
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The span of `original` that `text[start:end]` (not empty) stands for."""
-        return self.origins[start][0], self.origins[end - 1][1]
+        return (start, end) if self.origins is None else (self.origins[start][0], self.origins[end - 1][1])
 
     def normal_start(self, start: int) -> int:
         """Where in `text` the character at `start` of `original` is found (what follows it, if it has no trace)."""
+        if self.origins is None:
+            return start
         return next((i for i, (_, end) in enumerate(self.origins) if end > start), len(self.text))
 
 

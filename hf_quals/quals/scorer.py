@@ -287,7 +287,7 @@ class QualsScorer(Scorer):
     def _normal(self, text: str) -> NormalText:
         # A text of nothing but invisible characters has no normal form.
         normal = normalize(text) if self.config.normal_form else None
-        return normal if normal is not None and normal.text else NormalText.as_it_is(text)
+        return normal if normal is not None and normal.text else NormalText(text, text)
 
     def _passages(self, document: str, summary: str) -> tuple[tuple[int, int], ...]:
         if self.config.passage_words is None:
