@@ -51,8 +51,8 @@ def nan_to_none(value: Any) -> Any:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
     """A table in Markdown, aligned as plain text, too: `num_left` columns to the left, the others to the right."""
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
-    # A rule has three characters at least.
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    # A rule that aligns to the right has two characters at least.
+    widths = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if number < num_left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     lines.insert(1, rule)
     return "\n".join(

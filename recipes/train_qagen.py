@@ -137,10 +137,12 @@ def evaluate_reading(model: QAGenModel, passages: Sequence[Passage]) -> dict[str
     Returns:
         `dict[str, float]`: `answer_beats_distractor`, the share of pairs whose right answer is more probable than the
         wrong one from the same text; `answer_is_given`, the share of questions that the model answers greedily with
-        words that hold the right answer.
+        words that hold the right answer. Empty if no pair has a distractor.
     """
     asked = [replace(passage, pairs=tuple(p for p in passage.pairs if p.distractor)) for passage in passages]
     asked = [passage for passage in asked if passage.pairs]
+    if not asked:
+        return {}
     texts = [passage.text for passage in asked]
 
     def log_probs(answers: list[list[str]]) -> list[float]:

@@ -11,7 +11,7 @@ from contrastive_world import callback, emptied, rows, trainer, weights, without
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from hf_quals import QualsScorer
+from hf_quals import QualsConfig, QualsScorer
 
 
 class Counted(QualsScorer):
@@ -57,7 +57,7 @@ def main(arguments=None):
 
     model = tiny_model(options.family)
     model = without_dropout(model) if options.no_dropout else model
-    scorer = Counted(tiny_qagen("bart"), num_beams=8, num_beam_groups=8)
+    scorer = Counted(tiny_qagen("bart"), QualsConfig(num_beams=8))
     chooser = callback(scorer, num_triples=options.num_triples)
     Counted.calls, Counted.kill_at = 0, options.kill_at_score
     data = rows(options.family, options.num_rows, negatives=options.fixed_negatives)

@@ -57,6 +57,18 @@ def normalize(text: str) -> NormalText:
     Returns:
         `NormalText`: the normal form, which is its own normal form.
     """
+    normal = _one_pass(text)
+    # What stands together now may be normalized further (two single quotes are a double one).
+    for _ in range(_MOST_PASSES):
+        again = _one_pass(normal.text)
+        if again.text == normal.text:
+            break
+        origins = tuple(normal.original_span(start, end) for start, end in again.origins or ())
+        normal = NormalText(again.text, text, origins)
+    return normal
+
+
+def _one_pass(text: str) -> NormalText:
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     words = [_normal_word(text[start:end]) for start, end in spans]
     kept = [(word, span) for word, span in zip(words, spans, strict=True) if word]
@@ -88,13 +100,13 @@ _TREEBANK = {"``": '"', "''": '"', "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-R
 def _normal_word(word: str) -> str:
     # What one pass mends may show the next one more to mend.
     for _ in range(_MOST_PASSES):
-        before, word = word, _one_pass(word)
+        before, word = word, _mended(word)
         if word == before:
             break
     return _TREEBANK.get(word, word)
 
 
-def _one_pass(word: str) -> str:
+def _mended(word: str) -> str:
     if word.isascii() and "&" not in word:
         return word
     word = ftfy.fix_text(word, normalization="NFC", uncurl_quotes=True).translate(_LOOK_ALIKES | _INVISIBLE)
