@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BartConfig,
@@ -26,6 +27,10 @@ from transformers import (
 from hf_quals import QAGenModel, QATemplate
 from hf_quals.qagen.training import DataCollatorForQAGen
 
+
+# A busy machine takes its time; no test asserts one.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 CHARACTERS = "|?. abcdefghijklmnopqrstuvwxyz"
