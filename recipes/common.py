@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -20,6 +20,9 @@ from transformers import (
 )
 
 from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
+
+
+FLAG_TYPES = (bool, int, float, str)
 
 
 @dataclass(kw_only=True)
@@ -56,6 +59,36 @@ def parse_arguments(*dataclass_types: Any, **defaults: Any) -> tuple[Any, ...]:
             from_file += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         arguments = from_file + arguments[1:]
     return parser.parse_args_into_dataclasses(arguments)
+
+
+def with_prefix(config_class: type, prefix: str) -> type:
+    """
+    Flags of a configuration whose names another one has, too.
+
+    Args:
+        config_class (`type`): A dataclass.
+        prefix (`str`): What goes before each name.
+
+    Returns:
+        `type`: a dataclass of its fields that a flag can hold, `None` if not given.
+    """
+    types = get_type_hints(config_class)
+    flags = [
+        (
+            prefix + name,
+            types[name] | None,
+            field(default=None, metadata={"help": f"`{config_class.__name__}.{name}`."}),
+        )
+        for name in (each.name for each in fields(config_class))
+        if types[name] in FLAG_TYPES or types[name] in [plain | None for plain in FLAG_TYPES]
+    ]
+    return make_dataclass(config_class.__name__, flags, kw_only=True)
+
+
+def given(flags: Any, prefix: str) -> dict[str, Any]:
+    """What was given of [`with_prefix`]'s flags, under the configuration's own names."""
+    values = {each.name.removeprefix(prefix): getattr(flags, each.name) for each in fields(flags)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def base_and_adapter(name_or_path: str | None) -> tuple[str, str | None]:

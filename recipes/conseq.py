@@ -45,7 +45,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import gather_object
-from common import ModelArguments, load_model, parse_arguments
+from common import ModelArguments, given, load_model, parse_arguments, with_prefix
 from datasets import Dataset, load_dataset
 from transformers import DataCollatorForSeq2Seq, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -63,6 +63,7 @@ from hf_quals.contrastive.scoring import score_summaries
 from hf_quals.files import nan_to_none
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
+from hf_quals.quals.config import find_config
 
 
 logger = logging.getLogger("conseq")
@@ -83,7 +84,8 @@ PAPER = {
 class ConseqArguments(ModelArguments):
     """
     What to train, on what; the rest is [`QualsCallbackConfig`], of which `max_new_tokens` and `batch_size` count for
-    every evaluation, and [`ContrastiveSeq2SeqTrainingArguments`].
+    every evaluation, [`QualsConfig`] behind `quals_` (what is not given is the QAGen's own), and
+    [`ContrastiveSeq2SeqTrainingArguments`].
     """
 
     dataset: str = field(metadata={"help": "A dataset of the Hub, or a local .jsonl, .json, .csv or .parquet file."})
@@ -130,10 +132,6 @@ class ConseqArguments(ModelArguments):
 
     quals_model: str | None = field(default=None, metadata={"help": "The QAGen; the package's default if left out."})
     quals_dtype: str = field(default="auto", metadata={"help": "Type of the QAGen's weights."})
-    quals_config: str | None = field(
-        default=None, metadata={"help": "A quals_config.json, every number of the score; the QAGen's own if left out."}
-    )
-    quals_num_beams: int | None = field(default=None, metadata={"help": "Takes the place of the configuration's."})
 
     def __post_init__(self):
         for name, values in (("stage", ("mle", "conseq", "all")), ("selection", ("quals", "rouge", "none"))):
@@ -145,6 +143,14 @@ class ConseqArguments(ModelArguments):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.max_summary_length < 2:
             raise ValueError(f"max_summary_length must be at least 2, got {self.max_summary_length}.")
+
+
+ARGUMENTS = (
+    ConseqArguments,
+    QualsCallbackConfig,
+    with_prefix(QualsConfig, "quals_"),
+    ContrastiveSeq2SeqTrainingArguments,
+)
 
 
 # ---- Data ----
@@ -352,9 +358,7 @@ def decode(tokenizer, ids) -> list[str]:
 
 
 def main():
-    args, config, training_args = parse_arguments(
-        ConseqArguments, QualsCallbackConfig, ContrastiveSeq2SeqTrainingArguments, **PAPER
-    )
+    args, config, quals, training_args = parse_arguments(*ARGUMENTS, **PAPER)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.utils.logging.set_verbosity_info()
     with training_args.main_process_first():
@@ -364,9 +368,8 @@ def main():
         }
     scorer = QualsScorer.from_pretrained(
         args.quals_model,
-        config=QualsConfig.from_file(args.quals_config) if args.quals_config else None,
+        config=find_config(args.quals_model).but(**given(quals, "quals_")),
         dtype=args.quals_dtype,
-        num_beams=args.quals_num_beams,
     )
     model_name_or_path = args.model_name_or_path
     for stage in ("mle", "conseq"):

@@ -40,11 +40,19 @@ def test_broken_file_is_named(tmp_path, content):
         ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
         ({"passage_words": 0}, "passage_words must be at least 1"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
+        ({"variant": ["answers"]}, r"variant must be one of .*, got \['answers'\]"),
+        ({"calibration": {"slope": 1.0, "intercept": 0.0}}, "calibration must be a Calibration"),
     ],
 )
 def test_numbers_out_of_range_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
         QualsConfig(**numbers)
+
+
+def test_another_form_leaves_its_calibration_behind():
+    config = QualsConfig(variant="answers", num_beams=30, calibration=Calibration(3.0, -1.5))
+    assert config.but(num_beams=12) == QualsConfig(variant="answers", num_beams=12, calibration=Calibration(3.0, -1.5))
+    assert config.but(variant="published") == QualsConfig(num_beams=30)
 
 
 def test_calibration_is_logistic():

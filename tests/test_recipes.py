@@ -1,5 +1,6 @@
 """The recipes as a user runs them: real processes on tiny models, and every file that ships beside them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from contrastive_world import rows
 from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
-from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallbackConfig
+from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallbackConfig, QualsConfig
 from hf_quals.judges.rouge import RougeScorer, rouge
 
 
@@ -31,7 +32,7 @@ import real_text  # noqa: E402
 import train_qagen  # noqa: E402
 
 
-CONSEQ = (conseq.ConseqArguments, QualsCallbackConfig, ContrastiveSeq2SeqTrainingArguments)
+CONSEQ = conseq.ARGUMENTS
 QAGEN = (train_qagen.QAGenArguments, Seq2SeqTrainingArguments)
 
 
@@ -249,7 +250,8 @@ def test_bad_flags_are_refused(monkeypatch, tmp_path, flags, message):
 
 
 def test_defaults_are_the_papers(monkeypatch, tmp_path):
-    args, config, training_args = parse(monkeypatch, "--dataset", "x", "--output_dir", tmp_path)
+    args, config, quals, training_args = parse(monkeypatch, "--dataset", "x", "--output_dir", tmp_path)
+    assert common.given(quals, "quals_") == {}  # the QAGen's own
     assert (training_args.learning_rate, training_args.num_train_epochs, training_args.max_grad_norm) == (3e-6, 2, 0.1)
     assert (training_args.adam_beta1, training_args.adam_beta2) == (0.9, 0.999)
     assert (training_args.lr_scheduler_type, training_args.label_smoothing_factor) == ("polynomial", 0.1)
@@ -275,9 +277,26 @@ def test_flags_win_over_the_file_whose_lists_and_mappings_are_read(monkeypatch, 
     path = tmp_path / "recipe.yaml"
     values = {"dataset": "x", "lora_r": 4, "bf16": False, "learning_rate": 0.5}
     path.write_text(yaml.safe_dump({**values, "label_names": ["a", "b"], "lr_scheduler_kwargs": {"power": 2.0}}))
-    args, _, training_args = parse(monkeypatch, path, "--output_dir", tmp_path, "--lora_r", 8)
+    args, _, _, training_args = parse(monkeypatch, path, "--output_dir", tmp_path, "--lora_r", 8)
     assert (args.dataset, args.lora_r, training_args.bf16, training_args.learning_rate) == ("x", 8, False, 0.5)
     assert (training_args.label_names, training_args.lr_scheduler_kwargs) == (["a", "b"], {"power": 2.0})
+
+
+def test_every_number_of_the_score_and_of_the_selection_has_its_flag(monkeypatch, tmp_path):
+    numbers = "--quals_max_new_tokens 30 --quals_variant log_ratio --quals_round_trip true --quals_diversity_penalty 0"
+    _, config, quals, _ = parse(
+        monkeypatch, "--dataset", "x", "--output_dir", tmp_path, *numbers.split(), "--max_new_tokens", 140
+    )
+    assert config == QualsCallbackConfig(max_new_tokens=140)
+    assert common.given(quals, "quals_") == {
+        "max_new_tokens": 30,
+        "variant": "log_ratio",
+        "round_trip": True,
+        "diversity_penalty": 0.0,
+    }
+    parsed = {field.name.removeprefix("quals_") for field in dataclasses.fields(quals)}
+    # The calibration is fitted, by recipes/calibrate.py.
+    assert parsed == {field.name for field in dataclasses.fields(QualsConfig)} - {"calibration"}
 
 
 def test_an_adapter_goes_on_only_with_its_own_rank(world, tmp_path):

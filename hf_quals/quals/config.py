@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,16 @@ class QualsConfig:
             raise ValueError(
                 f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."
             )
-        if self.variant not in VARIANTS:
+        if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
+        if not isinstance(self.calibration, Calibration | None):
+            raise ValueError(f"calibration must be a Calibration(slope=..., intercept=...), got {self.calibration!r}.")
+
+    def but(self, **changes: Any) -> QualsConfig:
+        """This configuration with other numbers; another `variant` leaves out the calibration, fitted to the old."""
+        if changes.get("variant", self.variant) != self.variant:
+            changes = {"calibration": None, **changes}
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""

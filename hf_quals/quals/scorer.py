@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -219,10 +219,7 @@ class QualsScorer(Scorer):
         options = {"num_beams": num_beams, "max_pairs": max_pairs, "max_length": max_length, "variant": variant}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         QualsConfig(**given)  # refuses what is out of range before anything is looked for
-        config = find_config(name_or_path, adapter) if config is None else config
-        if given.get("variant", config.variant) != config.variant:
-            given["calibration"] = None  # it was fitted to another form
-        config = replace(config, **given)
+        config = (find_config(name_or_path, adapter) if config is None else config).but(**given)
         model = QAGenModel.from_pretrained(
             name_or_path, adapter=adapter, template=template, dtype=dtype, device=device
         )
