@@ -19,7 +19,7 @@ from contrastive_world import rows
 from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
-from hf_quals import ContrastiveSeq2SeqTrainingArguments, QualsCallbackConfig, QualsConfig
+from hf_quals import QualsCallbackConfig, QualsConfig
 from hf_quals.judges.rouge import RougeScorer, rouge
 
 

@@ -568,8 +568,8 @@ def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, comparison: torch.T
     Returns:
         `torch.Tensor`: a scalar in float32.
     """
-    held = comparison != 0
-    chosen, numbers = logits[held].float(), comparison[held]
-    log_probs = chosen.gather(-1, labels[held][:, None]).squeeze(-1) - chosen.logsumexp(-1)
+    is_compared = comparison != 0
+    chosen, numbers = logits[is_compared].float(), comparison[is_compared]
+    log_probs = chosen.gather(-1, labels[is_compared][:, None]).squeeze(-1) - chosen.logsumexp(-1)
     margins = log_probs.new_zeros(int(numbers.abs().max()) + 1).index_add(0, numbers.abs(), log_probs * numbers.sign())
     return -torch.nn.functional.logsigmoid(margins[1:]).mean()

@@ -134,10 +134,10 @@ def find_config(
     name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None
 ) -> QualsConfig:
     """The `quals_config.json` of an adapter or a model; the published form if they have none. Loads no weights."""
-    places = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
-    for place in (place for place in places if place is not None):
+    sources = (adapter, name_or_path) if name_or_path is not None else (adapter or ADAPTER_FOLDER,)
+    for source in (source for source in sources if source is not None):
         try:
-            path = find_file(place, CONFIG_FILE)
+            path = find_file(source, CONFIG_FILE)
         except OSError:  # there is no such model, which loading it says best
             continue
         if path is not None:

@@ -314,8 +314,8 @@ class QualsScorer(Scorer):
             questions = [[pair.question for pair in selection.kept] for selection in selections]
             answers = self.model.answer(encoded, questions, batch_size=batch_size)
             selections = [
-                keep_round_trips(selection, dict(zip(asked, found, strict=True)), config.max_pairs)
-                for selection, asked, found in zip(selections, questions, answers, strict=True)
+                keep_round_trips(selection, dict(zip(asked, answered, strict=True)), config.max_pairs)
+                for selection, asked, answered in zip(selections, questions, answers, strict=True)
             ]
         return {
             summary: _Asked(selection, context.truncated)
@@ -331,8 +331,8 @@ class QualsScorer(Scorer):
         if self.config.document_answers:
             questions = [list(dict.fromkeys(pair.question for pair in part)) for part in pairs]
             # Each question has its own copy of the context while it is answered.
-            found = self.model.answer(encoded, questions, batch_size=max(batch_size // 4, 1))
-            answers = [dict(zip(*row, strict=True)) for row in zip(questions, found, strict=True)]
+            greedy = self.model.answer(encoded, questions, batch_size=max(batch_size // 4, 1))
+            answers = [dict(zip(*row, strict=True)) for row in zip(questions, greedy, strict=True)]
         return {
             context: _Read(dict(zip(part, row, strict=True)), answered, text.truncated)
             for (context, part), row, answered, text in zip(wanted.items(), log_probs, answers, encoded, strict=True)
@@ -388,7 +388,7 @@ def _join(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 def _find(answer: str, text: NormalText) -> tuple[int, int] | None:
     """Where an answer first stands in the user's own text, as a word where it can."""
-    found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.text, re.IGNORECASE) or re.search(
+    match = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text.text, re.IGNORECASE) or re.search(
         re.escape(answer), text.text, re.IGNORECASE
     )
-    return None if found is None else text.original_span(*found.span())
+    return None if match is None else text.original_span(*match.span())
