@@ -330,7 +330,7 @@ def make(
     with _refusing():
         comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
-        write_study(study, names or (first.stem, second.stem), output, overwrite=overwrite)
+        write_study(study, names or (first.stem, second.stem), output, inputs=[first, second], overwrite=overwrite)
     num_same = sum(not differs(comparison) for comparison in comparisons)
     print(
         f"Study {study.id}: {num_items} items of {len(comparisons)} documents; {num_same} with the same summary from "

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -184,6 +185,9 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> l
             column: [None if result is None else nan_to_none(getattr(result, attribute)) for result in of_systems]
             for column, attribute in judge.columns.items()
         }
+        for column in judge.columns:
+            if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
+                raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
         row["truncated"] = [
             getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)
             for result in of_systems
