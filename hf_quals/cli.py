@@ -86,6 +86,10 @@ def score(
             help="How pairs become a score: published, log_ratio, worst_pair or answers. Left out: the model's."
         ),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most tokens of a text that are read; its end is cut. Left out: the model's."),
+    ] = None,
 ) -> None:
     """
     Score summaries against their documents with QUALS.
@@ -93,7 +97,12 @@ def score(
     Either one document and its summaries (--document, --summary), printed with their question–answer pairs, or the
     rows of INPUT, written to --output with their scores in new columns.
     """
-    method: dict[str, Any] = {"num_beams": num_beams, "max_pairs": max_pairs, "variant": variant}
+    method: dict[str, Any] = {
+        "num_beams": num_beams,
+        "max_pairs": max_pairs,
+        "variant": variant,
+        "max_length": max_length,
+    }
 
     def load() -> QualsScorer:
         from .quals.scorer import QualsScorer
@@ -102,6 +111,9 @@ def score(
             return QualsScorer.from_pretrained(model, adapter=adapter, device=device, dtype=dtype, **method)
         except (OSError, ValueError) as error:
             raise _refusal(str(error)) from error
+        except Exception as error:  # of a damaged file, libraries raise what they like
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise _refusal(f"{model or 'The default model'} cannot be loaded: {what}") from error
 
     if source is None:
         if document is None or not summary:
@@ -121,14 +133,16 @@ def score(
     from .comparing.score_file import score_file
     from .quals.config import find_config
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        config = find_config(model, adapter).to_dict()
-    except (OSError, ValueError) as error:
-        raise _refusal(str(error)) from error
-    given = {name: value for name, value in method.items() if value is not None}
-    settings = {"model": model or f"default of hf-quals {__version__}", "adapter": adapter, "dtype": dtype}
-    settings |= config | given
+    def settings() -> dict[str, Any]:
+        from .qagen.identity import weights_identity
+
+        given = {name: value for name, value in method.items() if value is not None}
+        try:
+            config = find_config(model, adapter).to_dict() | given
+            return {"weights": weights_identity(model, adapter), "dtype": dtype, **config}
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
     state = _distributed_state(device)
     with _refusing("Go on with the same command and --resume."):
         statistics = score_file(
@@ -160,7 +174,9 @@ def score(
 def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> None:
     if not document.strip():
         raise _refusal("--document is empty.")
+    _check_utf8("--document", document)
     for number, summary in enumerate(summaries, start=1):
+        _check_utf8(f"--summary number {number}", summary)
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
     from .quals.explain import as_table, as_text, heading
@@ -181,14 +197,28 @@ def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> 
 def _distributed_state(device: str | None):
     """The processes of `accelerate launch`, `torchrun` or `mpirun`; `None` without them."""
     sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    if all(int(os.environ.get(name, "1")) < 2 for name in sizes):
+    if all(_number(name, "1") < 2 for name in sizes):
+        # Not with peers: while Python waits for one in a library, its handler is not called, and the signal is lost.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         return None
     import torch
     from accelerate import PartialState
 
     # On CPUs PartialState finds one process unless it is told so, and each would take itself for the main one.
     use_cpu = device == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
+    try:
+        return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
+    except (ValueError, RuntimeError) as error:
+        what = " ".join(str(error).split())
+        raise _refusal(f"The processes that the environment names cannot be joined: {what}") from error
+
+
+def _number(name: str, default: str) -> int:
+    """An environment variable that holds a whole number."""
+    value = os.environ.get(name, default)
+    if not value.isdecimal():
+        raise _refusal(f"The environment variable {name} must be a whole number, got {value!r}.")
+    return int(value)
 
 
 def _judges_help() -> str:
@@ -252,13 +282,13 @@ def evaluate(
     from .judges.registry import default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _refusing("With --output, go on with the same command and --resume."):
+    with _refusing("With --output, go on with the same command and --resume."), contextlib.ExitStack() as stack:
         columns = summary_column.split(",")
         if len(files) > 1 and len(columns) > 1:
             raise InputError("Several --summary-column go with one file. With several files, each is one system.")
         known = columns if len(columns) > 1 else [path.stem for path in files]
         systems = system_names(known, None if names is None else names.split(","))
-        folder = None if output is None else scores_folder(output, files, resume=resume, overwrite=overwrite)
+        folder = output and stack.enter_context(scores_folder(output, files, resume=resume, overwrite=overwrite))
         comparisons = join_systems(
             *(Source(str(path), document_column, column) for path in files for column in columns),
             reference_column=reference_column or "reference",
@@ -300,7 +330,7 @@ def make(
     with _refusing():
         comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
-        write_study(study, names or (first.stem, second.stem), output, overwrite=overwrite)
+        write_study(study, names or (first.stem, second.stem), output, inputs=[first, second], overwrite=overwrite)
     num_same = sum(not differs(comparison) for comparison in comparisons)
     print(
         f"Study {study.id}: {num_items} items of {len(comparisons)} documents; {num_same} with the same summary from "
@@ -362,9 +392,16 @@ def _text(value: str) -> str:
     if not value.startswith("@"):
         return value
     try:
-        return Path(value[1:]).read_text(encoding="utf-8")
+        return Path(value[1:]).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _refusal(f"--document {value}: {error}") from error
+
+
+def _check_utf8(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # Python takes an argument's other bytes for halves of surrogate pairs
+        raise _refusal(f"{option} is not UTF-8 (character {error.start + 1}).") from error
 
 
 @contextlib.contextmanager
@@ -383,7 +420,8 @@ def _refusing(how_to_go_on: str | None = None) -> Iterator[None]:
 def _refusal(message: str, code: int = 2) -> typer.Exit:
     """Says on standard error, once for all processes, what is wrong; arguments become the options they are here."""
     message = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')}", message)
-    if int(os.environ.get("RANK", "0")) == 0:
+    rank = os.environ.get("RANK", "0")
+    if not rank.isdecimal() or int(rank) == 0:
         print(f"Error: {message}", file=sys.stderr)
     return typer.Exit(code)
 

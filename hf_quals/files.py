@@ -1,20 +1,54 @@
-"""How results are written, everywhere: files that appear whole or not at all, NaN as null, tables in Markdown."""
+"""How results are written: by a single process, whole or not at all, NaN as null, tables in Markdown."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import InputError
+
+
+def lock_path(path: Path) -> Path:
+    """The file beside `path` that is there while a process writes it."""
+    return path.with_name(path.name + ".lock")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """
+    Keeps other processes from writing `path` until the block ends. A kill ends it, too.
+
+    Raises:
+        [`InputError`]: if another process writes it.
+    """
+    lock = FileLock(lock_path(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"Another process is writing {path}: it has locked {lock_path(path)}. Wait until it ends, or stop it; "
+            "then go on."
+        ) from error
+    try:
+        yield
+    finally:
+        # Before the lock is given up: what another process has locked by then must stay.
+        lock_path(path).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
     Yields a temporary name, for a file that is renamed to `path` when the block ends. A block that raises leaves
-    `path` as it was, and nothing beside it.
+    `path` as it was, and nothing beside it. The temporary file is a new one: nothing that lies there is written into.
 
     Example:
 
@@ -23,7 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     pq.write_table(table, temporary)
     ```
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with open(temporary, "r+b") as file:

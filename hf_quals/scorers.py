@@ -122,6 +122,44 @@ def check_texts(
                 raise ValueError(f"Row {row}: the {name} is empty.")
 
 
+def score_written(
+    scorer: Scorer,
+    documents: Sequence[str],
+    summaries: Sequence[str],
+    *,
+    references: Sequence[str] | None = None,
+    batch_size: int = 8,
+) -> list[Any]:
+    """
+    Scores the summaries in which something is written: models leave some blank, early in training above all.
+
+    Args:
+        scorer ([`Scorer`]): What scores.
+        documents, summaries, references, batch_size: See [`Scorer.score`].
+
+    Returns:
+        `list[ScorerResult | None]`: one result a summary, in order; `None` for a blank one.
+
+    Raises:
+        `ValueError`: if the scorer returns another number of results than it is given summaries.
+    """
+    written = [row for row, summary in enumerate(summaries) if summary.strip()]
+    results: list[Any] = [None] * len(summaries)
+    if not written:
+        return results
+    scored = scorer.score(
+        [documents[row] for row in written],
+        [summaries[row] for row in written],
+        references=None if references is None else [references[row] for row in written],
+        batch_size=batch_size,
+    )
+    if len(scored) != len(written):
+        raise ValueError(f"{scorer.name} returned {len(scored)} results for {len(written)} summaries.")
+    for row, result in zip(written, scored, strict=True):
+        results[row] = result
+    return results
+
+
 def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]]) -> dict[str, dict[Key, Value]]:
     """
     Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.

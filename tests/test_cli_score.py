@@ -2,16 +2,27 @@ import contextlib
 import csv
 import json
 import os
+import pickle
 import pty
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import TINY_TEMPLATE, tiny_model
+from typer.testing import CliRunner
+
+from hf_quals import cli
+from hf_quals.cli import app
+from hf_quals.comparing.partial import PartialScores
+from hf_quals.qagen.identity import identity_in_memory, weights_identity
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -330,3 +341,168 @@ def test_finished_output_is_not_overwritten_unasked(scored, tiny_causal_folder):
         assert result.returncode == 2
         assert "exists" in result.stderr
     assert output.read_bytes() == before
+
+
+def invoke(*arguments):
+    """Exit status and standard error of `hf-quals score` in this process."""
+    result = CliRunner().invoke(app, ["score", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr
+
+
+def test_double_starts_and_kills_end_as_an_unbroken_run(scored, tmp_path, tiny_causal_folder):
+    source, expected, _ = scored
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.jsonl"
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--batch-size", 1, "--pairs"]
+    for option, lines in ([], 9), (["--resume"], 17):
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments), *option], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        while not (partial.exists() and partial.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        for second in (["--resume"], ["--overwrite"]):
+            status, error = invoke(*arguments, *second)
+            assert (status, "Another process is writing" in error) == (2, True), error
+        process.kill()
+        process.wait()
+        assert not output.exists()
+    assert invoke(*arguments, "--resume")[0] == 0
+    assert output.read_bytes() == expected.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl"]
+
+
+@pytest.fixture
+def stopped(tmp_path, tiny_causal_folder):
+    """The arguments of a run that was stopped by a row of its input that has changed, and its model's folder."""
+    source, model = write_jsonl(tmp_path / "in.jsonl", rows(2)), tmp_path / "model"
+    shutil.copytree(tiny_causal_folder, model)
+    return [source, "--output", tmp_path / "out.jsonl"], model
+
+
+def stop(arguments):
+    """Runs the command up to the point where all is scored and the output is not written."""
+    finish = PartialScores.finish
+    PartialScores.finish = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    try:
+        assert invoke(*arguments)[0] == 130
+    finally:
+        PartialScores.finish = finish
+
+
+def test_only_the_same_weights_are_gone_on_with_wherever_they_lie(stopped, tmp_path):
+    arguments, model = stopped
+    stop([*arguments, "--model", model])
+    moved = model.rename(tmp_path / "moved")
+    before = {path: path.read_bytes() for path in moved.iterdir()}
+    for name in ("model.safetensors", "qagen_config.json", "tokenizer.json", "config.json"):
+        (moved / name).write_bytes(before[moved / name].replace(b"}", b"} ", 1))
+        status, error = invoke(*arguments, "--model", moved, "--resume")
+        assert (status, "was begun with something else (weights: " in error) == (2, True), error
+        (moved / name).write_bytes(before[moved / name])
+    (moved / "README.md").write_text("A card says nothing about scores.")
+    assert invoke(*arguments, "--model", moved, "--resume") == (0, ANY)
+
+
+def test_another_base_under_the_default_adapter_is_another_model(tmp_path, monkeypatch):
+    for seed, name in enumerate(("first", "second")):
+        tiny_model("llama", seed).save_pretrained(tmp_path / name)
+    digests = []
+    for name in ("first", "second", "first"):
+        monkeypatch.setenv("HF_QUALS_BASE_MODEL", str(tmp_path / name))
+        digests.append(weights_identity())
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_weights_in_memory_are_told_apart():
+    first, second = tiny_model("llama", 0), tiny_model("llama", 1)
+    assert identity_in_memory(first) == identity_in_memory(tiny_model("llama", 0)) != identity_in_memory(second)
+    assert identity_in_memory(first, TINY_TEMPLATE) != identity_in_memory(first)
+
+
+def test_a_longest_input_is_an_option(stopped):
+    arguments, model = stopped
+    assert invoke(*arguments, "--model", model, "--max-length", 20) == (0, ANY)
+    assert [row["quals_document_truncated"] for row in read_jsonl(arguments[2])] == [True, True]
+
+
+def test_a_blank_summary_is_counted(tmp_path, tiny_causal_folder):
+    source = write_jsonl(tmp_path / "in.jsonl", [*rows(2), {"id": 2, "document": "a", "summary": " "}])
+    assert invoke(source, "--output", tmp_path / "out.jsonl", "--model", tiny_causal_folder)[0] == 0
+    assert read_jsonl(tmp_path / "out.jsonl")[2]["quals"] is None
+
+
+def test_byte_order_mark_is_no_part_of_a_document(tmp_path):
+    (tmp_path / "document.txt").write_text("abc", encoding="utf-8-sig")
+    assert cli._text(f"@{tmp_path / 'document.txt'}") == "abc"
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_a_document_that_is_not_utf8_is_refused(tmp_path, tiny_causal_folder, file):
+    (tmp_path / "document.txt").write_bytes(b"caf\xe9")
+    document = f"@{tmp_path / 'document.txt'}" if file else os.fsdecode(b"caf\xe9")
+    status, error = invoke("--document", document, "--summary", "b", "--model", tiny_causal_folder)
+    assert (status, "--document" in error, "utf-8" in error.lower()) == (2, True, True)
+
+
+def test_damaged_models_are_refused_in_one_line(tmp_path, tiny_causal_folder):
+    for name, content in [
+        ("model.safetensors", b"\x08" + bytes(7) + b"{notjson"),
+        ("tokenizer.json", b'{"version": 1}'),
+        ("config.json", b"{"),
+    ]:
+        folder = shutil.copytree(tiny_causal_folder, tmp_path / name)
+        (folder / name).write_bytes(content)
+        status, error = invoke("--document", "a", "--summary", "b", "--model", folder)
+        assert (status, error.count("Error: ") >= 1, "Traceback" in error) == (2, True, False), error
+    pickled = shutil.copytree(tiny_causal_folder, tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    (pickled / "pytorch_model.bin").write_bytes(pickle.dumps(print))
+    status, error = invoke("--document", "a", "--summary", "b", "--model", pickled)
+    assert (status, error.count("Error: ") >= 1, "Traceback" in error) == (2, True, False), error
+
+
+@pytest.mark.parametrize("device", ["meta", "abc", "cuda:99"])
+def test_a_device_that_computes_nothing_is_refused(tiny_causal_folder, device):
+    status, error = invoke("--document", "a", "--summary", "b", "--model", tiny_causal_folder, "--device", device)
+    assert (status, device in error) == (2, True), error
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be a whole number, got 'abc'"),
+        ({"WORLD_SIZE": "2", "RANK": "abc"}, "cannot be joined"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "cannot be joined"),
+    ],
+)
+def test_processes_that_the_environment_names_wrongly_are_refused(tmp_path, environment, message):
+    source = write_jsonl(tmp_path / "in.jsonl", rows(1))
+    result = subprocess.run(
+        [*COMMAND, str(source), "--output", str(tmp_path / "out.jsonl"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | environment,
+        timeout=300,
+    )
+    assert (result.returncode, message in result.stderr, "Traceback" in result.stderr) == (2, True, False), (
+        result.stderr
+    )
+
+
+def test_a_process_that_waits_for_a_missing_peer_is_ended_by_a_signal(tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", rows(1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*COMMAND, str(source), "--output", str(tmp_path / "out.jsonl"), "--device", "cpu"],
+        env=ENVIRONMENT
+        | {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and socket.socket().connect_ex(("127.0.0.1", port)):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == -signal.SIGTERM

@@ -3,11 +3,13 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_world import save_classifier
@@ -16,9 +18,12 @@ from typer.testing import CliRunner
 from hf_quals import QualsScorer
 from hf_quals.cli import app
 from hf_quals.comparing.rows import Source
+from hf_quals.comparing.run import kept_scores
 from hf_quals.comparing.statistics import bootstrap_interval, paired_test
 from hf_quals.comparing.systems import join_systems
+from hf_quals.files import locked
 from hf_quals.judges.factcc import FactccScorer
+from hf_quals.judges.registry import make_judges
 
 
 DOCUMENTS = [
@@ -257,11 +262,50 @@ def test_interrupted_run_goes_on_with_what_is_scored(tmp_path, systems):
         assert status == 0, error
         assert (output.read_bytes(), kept.read_text()) == (unbroken, whole)
 
-    kept.write_text(header + first.replace("[1.0, 0.5]", "[0.5, 0.25]"))
+    # A score of another value than the judge gives is gone on with under its own digest, not under the old one.
+    other = json.loads(first)["scores"] | {"entity precision": [0.5, 0.25]}
+    comparisons = join_systems(*sources(*systems), reference_column="reference")
+    kept_scores(*make_judges(["entity"]), comparisons, kept.parent).append({0: other})
     cells = evaluated(output, *systems, "--judges", "entity,rouge", "--resume")
     assert (cells["entity precision", "good"]["mean"], cells["entity precision", "bad"]["mean"]) == (0.75, 0.125)
+    kept.write_text(header + first.replace("[1.0, 0.5]", "[0.5, 0.25]"))
+    assert evaluated(output, *systems, "--judges", "entity,rouge", "--resume")
+    assert output.read_bytes() == unbroken
     assert evaluated(output, *systems, "--judges", "entity,rouge", "--overwrite")
     assert output.read_bytes() == unbroken
+
+
+def test_weights_replaced_in_place_are_not_gone_on_with(tmp_path, systems, tiny_causal_folder):
+    model = shutil.copytree(tiny_causal_folder, tmp_path / "model")
+    arguments = [*systems, "--judges", "quals", "--model", model, "--output", tmp_path / "table.json"]
+    assert invoke(*arguments)[0] == 0
+    tiny_model("llama", seed=1).save_pretrained(model)
+    status, _, error = invoke(*arguments, "--resume")
+    assert (status, "was begun with something else (weights: " in error) == (2, True), error
+
+
+def test_blank_summaries_are_unscored_and_counted_by_every_judge(tmp_path):
+    some = write_jsonl(tmp_path / "some.jsonl", [GOOD[0], " ", GOOD[2]], references=REFERENCES)
+    cells = evaluated(tmp_path / "table.json", some, "--judges", "entity,rouge")
+    # The words of the first and the third in common with their references: 2 of 4 and 4, and all.
+    assert cells["ROUGE-1", "some"]["mean"] == pytest.approx((2 * 2 / 8 + 1) / 2)
+    assert (cells["ROUGE-1", "some"]["unscored"], cells["entity precision", "some"]["unscored"]) == (1, 2)
+
+
+def test_a_table_that_another_process_writes_is_refused(tmp_path, systems):
+    with locked(tmp_path / "table.json"):
+        status, _, error = invoke(*systems, "--judges", "entity", "--output", tmp_path / "table.json", "--overwrite")
+    assert (status, "Another process is writing" in error) == (2, True)
+    assert not list(tmp_path.glob("table*"))
+
+
+def test_an_input_among_the_scores_is_refused(tmp_path):
+    (tmp_path / "table.md.scores").mkdir()
+    given = write_jsonl(tmp_path / "table.md.scores" / "entity.jsonl", GOOD)
+    before = given.read_bytes()
+    status, _, error = invoke(given, "--judges", "entity", "--output", tmp_path / "table.md", "--overwrite")
+    assert (status, "where scores are kept. Name another output" in error) == (2, True)
+    assert given.read_bytes() == before
 
 
 def test_judges_are_added_to_a_finished_run(tmp_path, systems):
@@ -306,7 +350,8 @@ def test_systems_are_joined_by_document_in_the_order_of_the_first(systems):
     [
         ([], "bad.jsonl: no rows"),
         ([{"document": DOCUMENTS[0]}], "bad.jsonl, line 1: no column 'summary'"),
-        ([{"document": DOCUMENTS[0], "summary": " "}], "bad.jsonl, line 1: column 'summary' must hold text"),
+        ([{"document": DOCUMENTS[0], "summary": None}], "bad.jsonl, line 1: column 'summary' must hold text"),
+        ([{"document": " ", "summary": "a"}], "bad.jsonl, line 1: column 'document' must hold text"),
         ([{"document": DOCUMENTS[0], "summary": "a"}] * 2, "bad.jsonl, line 2: the document of"),
         (
             [{"document": document, "summary": "a"} for document in ["another", *DOCUMENTS[1:]]],

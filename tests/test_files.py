@@ -1,8 +1,11 @@
 import math
+import os
+import secrets
 
 import pytest
 
-from hf_quals.files import markdown_table, nan_to_none, replacing, write_atomically
+from hf_quals.errors import InputError
+from hf_quals.files import locked, markdown_table, nan_to_none, replacing, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -26,6 +29,32 @@ def test_writing_that_breaks_off_leaves_what_was_there_and_nothing_beside_it(tmp
     with pytest.raises(error):
         write()
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_nothing_that_lies_at_a_temporary_name_is_written_into(tmp_path, monkeypatch):
+    (tmp_path / "mine").write_text("mine")
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0")
+    (tmp_path / "scores.json.0.tmp").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "scores.json", "new")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_new_file_is_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "scores.json", "new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "scores.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_lock_keeps_others_out_until_the_block_ends_and_leaves_nothing(tmp_path):
+    path = tmp_path / "scores.json"
+    for _ in range(2):
+        with locked(path), pytest.raises(InputError, match="Another process is writing"), locked(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_nan_becomes_none():

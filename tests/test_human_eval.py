@@ -295,6 +295,26 @@ def test_picture_labels_every_share():
     assert sorted(labels) == sorted(["2.5%", "22.5%", "75.0%"] * 3)
 
 
+@pytest.mark.parametrize(
+    ("again", "message"), [('"01"', "item 01: item 1 again"), ('"1"', "the key '1' occurs 2 times")]
+)
+def test_an_item_answered_under_two_names_is_refused(study, again, message):
+    answers = write_answers(study, "Ada", good_side)
+    answers.write_text(answers.read_text().replace('"answers": {', f'"answers": {{{again}: {{"grammar": "A"}}, '))
+    status, printed = invoke("report", study / "key.json", answers)
+    assert (status, "again" in printed or message in printed) == (2, True), printed
+
+
+def test_a_study_does_not_replace_the_file_it_is_made_of(tmp_path):
+    given = tmp_path / "study.csv"
+    given.write_text("document,summary\na,b\n")
+    (tmp_path / "other.csv").write_text("document,summary\na,c\n")
+    files = [given, tmp_path / "other.csv", "--output", tmp_path, "--num-items", 1, "--overwrite"]
+    status, printed = invoke("make", *files)
+    assert (status, "study.csv is an input" in printed) == (2, True), printed
+    assert given.read_text() == "document,summary\na,b\n"
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_other_formats_and_columns(tmp_path, suffix):
     from datasets import Dataset

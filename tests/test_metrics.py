@@ -27,6 +27,7 @@ from transformers import (
 
 import hf_quals
 from hf_quals import QualsScorer, metrics
+from hf_quals.files import nan_to_none
 from hf_quals.judges.entities import EntityScorer, RuleFinder
 from hf_quals.judges.factcc import FactccScorer
 from hf_quals.judges.qags import QagsScorer
@@ -85,7 +86,7 @@ def test_scores_are_the_judges_and_a_blank_prediction_is_counted(judged):
     name, options, judge = judged
     result = load(name).compute(predictions=PREDICTIONS, sources=SOURCES, **options)
     first, third = (result.score for result in judge.score([SOURCES[0], SOURCES[2]], [PREDICTIONS[0], PREDICTIONS[2]]))
-    assert result["scores"] == pytest.approx([first, math.nan, third], abs=1e-5, nan_ok=True)
+    assert result["scores"] == pytest.approx([nan_to_none(first), None, nan_to_none(third)], abs=1e-5)
     scored = [score for score in (first, third) if not math.isnan(score)]
     assert scored
     assert result[name] == pytest.approx(sum(scored) / len(scored), abs=1e-5)
@@ -115,8 +116,34 @@ def test_what_the_scores_rest_on_is_returned_if_asked_for(judged):
 def test_nothing_to_score_gives_no_number(name, options):
     for predictions in ([], ["", "\n"]):
         result = load(name).compute(predictions=predictions, sources=["a"] * len(predictions), **options[name])
-        assert math.isnan(result[name])
+        assert result[name] is None
         assert result["num_unscored"] == len(result["scores"]) == len(predictions)
+
+
+@pytest.mark.parametrize("name", metrics.NAMES)
+def test_what_evaluate_saves_of_a_result_is_json(name, options, tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    for predictions in (PREDICTIONS, [" "] * 3):
+        result = load(name).compute(predictions=predictions, sources=SOURCES, **options[name], return_details=True)
+        saved = json.loads(evaluate.save(tmp_path / "result.json", **result).read_text(), parse_constant=refuse)
+        assert saved["scores"] == result["scores"]
+        assert saved[name] == result[name]
+
+
+def test_the_lines_that_stand_for_an_evaluator_give_the_sources_to_a_metric():
+    """As `docs/metric.md` has them."""
+    page = (ROOT / "docs" / "metric.md").read_text()
+    lines = page.split("## `evaluate.evaluator`")[1].split("```python\n")[1].split("```")[0]
+    names = {
+        "model": tiny_model("bart"),
+        "tokenizer": tiny_tokenizer("bart"),
+        "documents": ["abc def", "xyz"],
+        "quals": load("entity_precision"),
+    }
+    exec(lines, names)
+    assert len(names["summaries"]) == len(names["results"]["scores"]) == 2
 
 
 @pytest.mark.parametrize("name", ["factcc", "qags", "quals"])
@@ -150,7 +177,7 @@ def test_bad_input_is_refused_and_leaves_nothing_behind(inputs, message, tiny_ca
     quals = load("quals")
     good = {"predictions": ["abc def"], "sources": ["abc def ghi"], "model_id": tiny_causal_folder}
     before = quals.compute(**good)["quals"]
-    assert not math.isnan(before)
+    assert before is not None
     with pytest.raises(ValueError, match=re.escape(message)):
         quals.compute(**inputs, model_id=tiny_causal_folder)
     assert quals.compute(**good)["quals"] == pytest.approx(before)
@@ -177,7 +204,7 @@ def test_columns_of_a_dataset_and_arrays_are_lists_enough():
     for predictions, sources in ((rows["summary"], rows["document"]), (np.array(PREDICTIONS), tuple(SOURCES))):
         result = metric.compute(predictions=predictions, sources=sources, finder="rules")
         # Of Q and Z, Q is known; of K, Z and Q, Z is.
-        assert result["scores"] == pytest.approx([1 / 2, math.nan, 1 / 3], nan_ok=True)
+        assert result["scores"] == pytest.approx([1 / 2, None, 1 / 3])
 
 
 def test_a_folder_of_the_checkout_and_a_copy_of_it_are_loaded_alike(monkeypatch, tmp_path):
@@ -222,7 +249,7 @@ def test_combined_with_each_other_scores_get_their_metrics_name(tiny_asking_fold
     for name in ("quals", "qags"):
         alone = load(name).compute(**inputs)
         assert combined[name] == pytest.approx(alone[name])
-        assert combined[f"{name}_scores"] == pytest.approx(alone["scores"], nan_ok=True)
+        assert combined[f"{name}_scores"] == pytest.approx(alone["scores"])
         assert combined[f"{name}_num_unscored"] == alone["num_unscored"]
 
 
@@ -260,7 +287,7 @@ def test_compute_metrics_of_a_trainer(tmp_path, tiny_causal_folder):
     logged = trainer.evaluate()
     assert seen["sources"] == ["abc def", "xyz", "ghi jkl mno"]
     expected = quals.compute(**seen, model_id=tiny_causal_folder)
-    assert logged["eval_quals"] == pytest.approx(expected["quals"], nan_ok=True)
+    assert logged["eval_quals"] == pytest.approx(expected["quals"])
     assert logged["eval_num_unscored"] == expected["num_unscored"]
 
 
@@ -297,7 +324,7 @@ def test_two_processes_compute_what_one_does(tiny_causal_folder, tmp_path):
     main, other = (json.loads(process.communicate(timeout=300)[0]) for process in processes)
     alone = load("quals").compute(predictions=predictions, sources=sources, model_id=tiny_causal_folder)
     assert other is None
-    assert main["scores"] == pytest.approx(alone["scores"], abs=1e-5, nan_ok=True)
+    assert main["scores"] == pytest.approx(alone["scores"], abs=1e-5)
     assert main["quals"] == pytest.approx(alone["quals"], abs=1e-5)
     assert main["num_unscored"] == alone["num_unscored"] >= 1
 

@@ -8,6 +8,7 @@ import pytest
 
 from hf_quals.comparing.partial import PartialScores
 from hf_quals.comparing.rows import Source, check
+from hf_quals.comparing.score_file import score_file
 from hf_quals.errors import InputError
 
 
@@ -31,9 +32,8 @@ def write_jsonl(path: Path, rows) -> Path:
 def output_of(source, output, columns=SCORES):
     """The output's rows when every row scores -0.5."""
     checked = check(source, tuple(columns.names), output)
-    partial = PartialScores(output, {})
-    partial.start()
-    partial.append([scores(-0.5)] * checked.num_rows)
+    partial = PartialScores(output, {}, checked.digests)
+    partial.append(dict.fromkeys(range(len(checked.digests)), scores(-0.5)))
     partial.finish(source, checked, columns)
     if output.suffix == ".parquet":
         return pq.read_table(output).to_pylist()
@@ -56,8 +56,8 @@ BAD_FILES = {
     "utf8.jsonl": (b'{"document": "\xff"}', "utf8.jsonl, line 1: not UTF-8"),
     "cells.csv": (b"document,summary\na,b\nc\n", "cells.csv, line 3: 1 cells, but the header has 2"),
     "quoted.csv": (
-        b'document,summary\n"a\nb",c\nd,""\n',
-        "line 4: column 'summary' must hold text, got ''",
+        b'document,summary\n"a\nb",c\n"",d\n',
+        "line 4: column 'document' must hold text, got ''",
     ),
     "surrogate.jsonl": (
         b'{"document": "a", "summary": "\\ud800"}',
@@ -69,6 +69,14 @@ BAD_FILES = {
     "unclosed.csv": (b'document,summary\na,b\n"c,d\n', "unclosed.csv, line 3: unexpected end of data"),
     "twice.csv": (b"document,document\n", "twice.csv, line 1: two columns have the same name"),
     "broken.parquet": (b"PAR0", "broken.parquet: not a Parquet file"),
+    "null.jsonl": (b'{"document": "a", "summary": null}', "line 1: column 'summary' must hold text, got None"),
+    "key.jsonl": (
+        b'{"document": "a", "summary": "b"}\n{"document": "a", "summary": "b", "summary": "c"}\n',
+        "key.jsonl, line 2: JSON that cannot be read: the key 'summary' occurs 2 times in one object",
+    ),
+    "inner.jsonl": (b'{"document": "a", "summary": "b", "x": [{"y": 1, "y": 1}]}', "the key 'y' occurs 2 times"),
+    "nan.jsonl": (b'{"document": "a", "summary": "b", "x": NaN}', "nan.jsonl, line 1: JSON cannot hold NaN"),
+    "inf.jsonl": (b'{"document": "a", "summary": "b", "x": [-Infinity]}', "inf.jsonl, line 1: JSON cannot hold NaN"),
 }
 
 
@@ -126,14 +134,14 @@ def test_output_that_would_become_a_part_of_the_input_is_refused(tmp_path):
     for source, output in [(path, path), (tmp_path, tmp_path / "out.jsonl")]:
         with pytest.raises(InputError, match="would become a part of the input"):
             check(source_of(source), (), output)
-    assert check(source_of(path), (), tmp_path / "out.jsonl").num_rows == 1
+    assert len(check(source_of(path), (), tmp_path / "out.jsonl").digests) == 1
 
 
 def test_folder_is_read_as_a_dataset_and_its_bad_row_is_an_input_error(tmp_path):
     folder = tmp_path / "dataset"
     folder.mkdir()
-    write_jsonl(folder / "train.jsonl", [PAIR, {"document": "c", "summary": " "}])
-    with pytest.raises(InputError, match=r"dataset \(train\), row 2: column 'summary' must hold text, got ' '"):
+    write_jsonl(folder / "train.jsonl", [PAIR, {"document": " ", "summary": "c"}])
+    with pytest.raises(InputError, match=r"dataset \(train\), row 2: column 'document' must hold text, got ' '"):
         check(source_of(folder), (), tmp_path / "out.jsonl")
     (folder / "train.jsonl").write_text('{"document": "a", "summary": "b"\n')
     with pytest.raises(InputError, match=r"dataset \(train\), row 1: cannot be read"):
@@ -147,32 +155,211 @@ def test_input_that_changed_while_it_was_scored_gives_no_output(tmp_path):
     checked = check(source_of(path), (), tmp_path / "out.jsonl")
     for changed in ([PAIR], [PAIR, PAIR | {"summary": "c"}], [PAIR] * 3):
         write_jsonl(path, changed)
-        partial = PartialScores(tmp_path / "out.jsonl", {})
-        partial.start()
-        partial.append([scores(-0.5)] * 2)
+        partial = PartialScores(tmp_path / "out.jsonl", {}, checked.digests)
+        partial.append({0: scores(-0.5), 1: scores(-0.5)})
         with pytest.raises(InputError, match="changed while it was scored"):
             partial.finish(source_of(path), checked, SCORES)
         assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl.partial.jsonl"]
 
 
-def test_scores_are_found_again_wherever_the_file_was_cut(tmp_path):
-    partial = PartialScores(tmp_path / "out.jsonl", {"model": "é"})
-    partial.start()
-    partial.append([scores(-0.5), scores(None), scores(-0.25)])
-    whole = partial.path.read_bytes()
+def partial_of(tmp_path, digests=(11, 12, 13)):
+    return PartialScores(tmp_path / "out.jsonl", {"model": "é"}, digests)
+
+
+def test_scores_are_there_again_wherever_the_file_was_cut(tmp_path):
+    partial_of(tmp_path).append({0: scores(-0.5), 1: scores(None), 2: scores(-0.25)})
+    path = partial_of(tmp_path).path
+    whole = path.read_bytes()
     for length in range(len(whole) + 1):
-        partial.path.write_bytes(whole[:length])
-        done = partial.resume()
-        assert done == max(whole[:length].count(b"\n") - 1, 0)
-        assert [row["quals"] for row in partial.rows()] == [-0.5, None, -0.25][:done]
+        path.write_bytes(whole[:length])
+        partial = partial_of(tmp_path)
+        partial.resume()
+        done = max(whole[:length].count(b"\n") - 1, 0)
+        assert [partial.is_scored(row) for row in range(3)] == [True] * done + [False] * (3 - done)
+        partial.append({row: scores([-0.5, None, -0.25][row]) for row in range(done, 3)})
+        assert [row["quals"] for row in partial.rows()] == [-0.5, None, -0.25]
+        assert path.read_bytes() == whole
+
+
+def damaged_lines(header, first, second, third):
+    """Files of three scored rows that something went wrong with, and which rows still have their scores."""
+    return {
+        "lost": ([header, first, third], [0, 2]),
+        "doubled": ([header, first, second, second, third], [0, 1, 2]),
+        "in another order": ([header, third, first, second], [0, 1, 2]),
+        "no JSON": ([header, first, second[:20] + b"\n", third], [0, 2]),
+        "no UTF-8": ([header, first, second.replace(b"quals", b"qu\xffls", 1), third], [0, 2]),
+        "another score": ([header, first, second.replace(b"-0.75", b"-0.25"), third], [0, 2]),
+        "another's number": ([header, first, second.replace(b'"row": 1', b'"row": 0'), third], [0, 2]),
+        "number of no row": ([header, first, second.replace(b'"row": 1', b'"row": -2'), third], [0, 2]),
+        "other things": (
+            [header, first, b"[]\n", b"null\n", b'{"row": "1"}\n', b"[" * 100_000 + b"\n", third],
+            [0, 2],
+        ),
+        "two in a line": ([header, first[:-1] + second, third], [2]),
+    }
+
+
+@pytest.mark.parametrize("what", list(damaged_lines(b"", b"", b"", b"")))
+def test_a_line_that_is_damaged_or_of_another_row_does_not_count(tmp_path, what, caplog):
+    partial_of(tmp_path).append({0: scores(-0.5), 1: scores(-0.75), 2: scores(-0.25)})
+    path = partial_of(tmp_path).path
+    lines, there = damaged_lines(*path.read_bytes().splitlines(keepends=True))[what]
+    path.write_bytes(b"".join(lines))
+    partial = partial_of(tmp_path)
+    partial.resume()
+    assert [row for row in range(3) if partial.is_scored(row)] == there
+    partial.append({row: scores([-0.5, -0.75, -0.25][row]) for row in range(3) if row not in there})
+    for again in (partial, partial_of(tmp_path)):
+        if again is not partial:
+            again.resume()
+        assert (again.num_missing, [row["quals"] for row in again.rows()]) == (0, [-0.5, -0.75, -0.25])
+
+
+def test_scores_of_other_rows_under_the_same_header_do_not_count(tmp_path):
+    partial_of(tmp_path).append({0: scores(-0.5), 1: scores(-0.75), 2: scores(-0.25)})
+    partial = partial_of(tmp_path, digests=(11, 13, 12))
+    partial.resume()
+    assert [partial.is_scored(row) for row in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize("header", [b"{\n", b"[]\n", b"\xff\n", b'{"header": 3}\n', b"{}\n"])
+def test_a_damaged_header_is_refused_by_name(tmp_path, header):
+    partial = partial_of(tmp_path)
+    partial.path.write_bytes(header)
+    with pytest.raises(InputError, match=r"out\.jsonl\.partial\.jsonl, line 1: damaged.*Pass `overwrite=True`"):
+        partial.resume()
+    assert partial.path.read_bytes() == header
+
+
+def test_what_another_process_wrote_meanwhile_is_no_score(tmp_path):
+    partial = partial_of(tmp_path)
+    partial.append({0: scores(-0.5), 1: scores(-0.75), 2: scores(-0.25)})
+    partial.path.write_bytes(partial.path.read_bytes().replace(b"-0.75", b"-0.25"))
+    with pytest.raises(InputError, match="row 2 is damaged"):
+        list(partial.rows())
+
+
+def test_a_link_at_the_name_of_partial_scores_is_not_written_into(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    partial = partial_of(tmp_path)
+    partial.path.symlink_to(tmp_path / "mine")
+    partial.append({0: scores(-0.5)})
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert partial.is_scored(0)
 
 
 def test_statistics_leave_out_and_count_rows_without_a_score(tmp_path):
     path = write_jsonl(tmp_path / "in.jsonl", [PAIR] * 3)
     checked = check(source_of(path), (), tmp_path / "out.jsonl")
-    partial = PartialScores(tmp_path / "out.jsonl", {})
-    partial.start()
-    partial.append([scores(-0.5), scores(None) | {"quals_document_truncated": True}, scores(-0.25)])
+    partial = PartialScores(tmp_path / "out.jsonl", {}, checked.digests)
+    partial.append({0: scores(-0.5), 1: scores(None) | {"quals_document_truncated": True}, 2: scores(-0.25)})
     statistics = partial.finish(source_of(path), checked, SCORES)
     assert (statistics.num_rows, statistics.num_unscored, statistics.mean) == (3, 1, -0.375)
     assert statistics.num_true == {"quals_document_truncated": 1}
+
+
+# What files hold that Python's types do not.
+
+
+def test_nanoseconds_go_through(tmp_path):
+    times = {
+        "timestamp": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns", tz="UTC")),
+        "time": pa.array([1], pa.time64("ns")),
+        "times": pa.array([[{"at": 3_600_000_000_001}]], pa.list_(pa.struct({"at": pa.time64("ns")}))),
+        "duration": pa.array([1], pa.duration("ns")),
+    }
+    columns = {name: pa.array([text]) for name, text in PAIR.items()}
+    pq.write_table(pa.table(columns | times), tmp_path / "in.parquet")
+    source = source_of(tmp_path / "in.parquet")
+    output_of(source, tmp_path / "out.parquet")
+    written = pq.read_table(tmp_path / "out.parquet")
+    assert written.schema.names == [*PAIR, *times, *SCORES.names]
+    for name, values in times.items():
+        assert written[name].combine_chunks().equals(values)
+
+    pq.write_table(pa.table(columns | times).drop(["duration"]), tmp_path / "in.parquet")
+    (row,) = output_of(source, tmp_path / "out.jsonl")
+    assert row["timestamp"] == "2023-11-14T22:13:20.123456789+00:00"
+    assert (row["time"], row["times"]) == ("00:00:00.000000001", [{"at": "01:00:00.000000001"}])
+
+
+def test_parquet_of_several_blocks_goes_through_in_order(tmp_path):
+    rows = [PAIR | {"id": number} for number in range(600)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet", row_group_size=100)
+    assert [row["id"] for row in output_of(source_of(tmp_path / "in.parquet"), tmp_path / "out.parquet")] == [
+        *range(600)
+    ]
+
+
+INVALID_UTF8 = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+TWO_FIELDS = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "message"),
+    [
+        (["summary"], [pa.array(["c"])], "two columns have the same name: document, summary, summary"),
+        (["x"], [INVALID_UTF8], "column 'x': a value in rows 1 to 1 cannot be read: 'utf-8' codec"),
+        (["x"], [TWO_FIELDS], "column 'x': a value in rows 1 to 1 cannot be read: Converting"),
+        (["x"], [pa.array([2**60], pa.timestamp("ms"))], "column 'x': a value in rows 1 to 1 cannot be read"),
+        (["x"], [pa.array([2**30], pa.date32())], "column 'x': a value in rows 1 to 1 cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_parquet_that_cannot_be_read_is_named_by_its_column(tmp_path, names, columns, message, suffix):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), *columns], names=["document", "summary", *names])
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(InputError) as raised:
+        check(source_of(tmp_path / "in.parquet"), (), tmp_path / f"out{suffix}")
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("apart", [1, 300])
+def test_a_number_that_the_type_of_its_column_cannot_hold_is_refused_before_anything_is_scored(tmp_path, apart):
+    path = write_jsonl(tmp_path / "in.jsonl", [PAIR | {"x": 2**60 + 1}] + [PAIR | {"x": 0.5}] * apart)
+    with pytest.raises(InputError, match=r"do not fit into Parquet: Integer value.*Write \.jsonl"):
+        check(source_of(path), (), tmp_path / "out.parquet")
+    assert output_of(source_of(path), tmp_path / "out.jsonl")[0]["x"] == 2**60 + 1
+
+
+def test_nan_goes_from_parquet_to_parquet_and_not_into_json(tmp_path):
+    pq.write_table(pa.table({"document": ["a"], "summary": ["b"], "x": [float("nan")]}), tmp_path / "in.parquet")
+    source = source_of(tmp_path / "in.parquet")
+    (row,) = output_of(source, tmp_path / "out.parquet")
+    assert row["x"] != row["x"]
+    with pytest.raises(InputError, match=r"in\.parquet, row 1: JSON cannot hold NaN.*Write Parquet"):
+        check(source, (), tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_lines_end_as_they_do_on_any_system(tmp_path, ending):
+    (tmp_path / "in.csv").write_bytes(ending.join(["document,summary", '"a\nb\rc",d', "e,f"]).encode())
+    rows = [PAIR, PAIR | {"summary": "c\u2028d"}]
+    text = ending.join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "in.jsonl").write_bytes(text.encode())
+    assert [row for _, row in source_of(tmp_path / "in.csv").rows()] == [
+        {"document": "a\nb\rc", "summary": "d"},
+        {"document": "e", "summary": "f"},
+    ]
+    assert [(place[-6:], row) for place, row in source_of(tmp_path / "in.jsonl").rows()] == [
+        ("line 1", rows[0]),
+        ("line 2", rows[1]),
+    ]
+
+
+def test_a_format_is_told_by_its_suffix_in_any_case(tmp_path):
+    write_jsonl(tmp_path / "in.JSONL", [PAIR])
+    pq.write_table(pa.Table.from_pylist([PAIR]), tmp_path / "in.Parquet")
+    (tmp_path / "in.CSV").write_text("document,summary\na,b\n")
+    for name in ("in.JSONL", "in.Parquet", "in.CSV"):
+        assert [row for _, row in source_of(tmp_path / name).rows()] == [PAIR]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl.partial.jsonl", "out.jsonl.lock"])
+def test_an_input_that_scoring_would_write_over_is_refused(tmp_path, name):
+    source = Source(str(write_jsonl(tmp_path / "in.jsonl", [PAIR])))
+    (tmp_path / name).hardlink_to(tmp_path / "in.jsonl")
+    with pytest.raises(InputError, match=f"{name} would become a part of the input"):
+        score_file(None, source, tmp_path / "out.jsonl", settings={}, overwrite=True)
+    assert Path(source.path).read_text() == json.dumps(PAIR) + "\n"

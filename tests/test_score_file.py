@@ -121,5 +121,65 @@ def test_nothing_is_loaded_for_what_cannot_be_scored(source, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+def test_a_blank_summary_is_unscored_and_counted(source, tmp_path):
+    with open(source.path, "a") as file:
+        file.writelines(json.dumps({"text": "document", "summary": blank}) + "\n" for blank in ("", " \n"))
+    scorer = Lengths()
+    statistics = score_file(scorer, source, tmp_path / "out.jsonl", with_pairs=True)
+    assert (statistics.num_rows, statistics.num_unscored, statistics.mean) == (14, 3, -7.0)
+    assert len(scorer.summaries) == 12
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    # As the row of a summary that nothing can be asked about.
+    assert [row | {"summary": "a"} for row in rows[12:]] == [rows[0]] * 2
+
+
+class Elsewhere(Lengths):
+    """While it scores, another run begins on the same output."""
+
+    def __init__(self, source, output):
+        super().__init__()
+        self.source, self.output = source, output
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        for option in ("resume", "overwrite"):
+            with pytest.raises(InputError, match=r"Another process is writing .*out\.jsonl: it has locked .*\.lock"):
+                score_file(never, self.source, self.output, settings={}, **{option: True})
+        return super().score(documents, summaries)
+
+
+def test_a_second_run_on_an_output_is_refused_while_the_first_runs(source, tmp_path):
+    output = tmp_path / "out.jsonl"
+    scorer = Elsewhere(source, output)
+    assert score_file(scorer, source, output, batch_size=1).num_rows == 12
+    assert len(scorer.summaries) == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_a_lock_that_a_kill_has_left_stops_nothing(source, tmp_path):
+    (tmp_path / "out.jsonl.lock").write_text("")
+    assert score_file(Lengths(), source, tmp_path / "out.jsonl").num_rows == 12
+
+
+def test_only_rows_whose_lines_are_damaged_are_scored_again(source, tmp_path):
+    output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        score_file(Lengths(stop="i" * 9), source, output, batch_size=1)
+    header, *lines = partial.read_text().splitlines(keepends=True)
+    lines[5] = lines[5].replace("-6.0", "-9.0")
+    lines[1], lines[2] = lines[2], lines[1]
+    partial.write_text("".join([header, *lines[:3], *lines[4:]]))
+    scorer = Lengths()
+    score_file(scorer, source, output, batch_size=1, resume=True)
+    assert [len(summary) for summary in scorer.summaries] == [4, 6, 9, 10, 11, 12]
+    score_file(Lengths(), source, tmp_path / "unbroken.jsonl")
+    assert output.read_bytes() == (tmp_path / "unbroken.jsonl").read_bytes()
+
+
+def test_settings_may_be_a_function_that_bad_input_does_not_call(source, tmp_path):
+    with pytest.raises(InputError, match="no column 'document'"):
+        score_file(never, Source(source.path), tmp_path / "out.jsonl", settings=never)
+    assert score_file(Lengths, source, tmp_path / "out.jsonl", settings=dict).num_rows == 12
+
+
 def test_a_function_is_called_for_the_settings_that_are_left_out(source, tmp_path):
     assert score_file(Lengths, source, tmp_path / "out.jsonl").num_rows == 12

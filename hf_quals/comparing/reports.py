@@ -13,7 +13,7 @@ from ..files import replacing
 
 def check_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
     """Raises [`InputError`] for a file whose suffix is none of these."""
-    if path.suffix not in suffixes:
+    if path.suffix.lower() not in suffixes:
         raise InputError(f"{path} must end in {' or '.join(suffixes)}.")
 
 

@@ -13,7 +13,9 @@ import itertools
 import json
 import reprlib
 import sys
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +50,17 @@ class Source:
     summary_column: str = "summary"
     split: str = "train"
 
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends in, which tells its format, in small letters."""
+        return Path(self.path).suffix.lower()
+
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yields where a row stands (`"file.csv, line 3"`) and the row; blank lines are no rows."""
-        suffix = Path(self.path).suffix
-        if suffix in FORMATS:
+        if self.suffix in FORMATS:
             if not Path(self.path).is_file():
                 raise InputError(f"{self.path}: no such file.")
-            return {".csv": _csv_rows, ".parquet": _parquet_rows}.get(suffix, _jsonl_rows)(self.path)
+            return {".csv": _csv_rows, ".parquet": _parquet_rows}.get(self.suffix, _jsonl_rows)(self.path)
         if Path(self.path).is_file():
             raise InputError(f"{self.path}: expected a file that ends in {', '.join(FORMATS)}.")
         return _dataset_rows(self.path, self.split)
@@ -64,9 +70,9 @@ class Source:
         return row[self.document_column], row[self.summary_column]
 
     def check_texts(self, place: str, row: Row) -> None:
-        """Raises [`InputError`] for a row without document or summary."""
-        for column in (self.document_column, self.summary_column):
-            check_text(place, row, column)
+        """Raises [`InputError`] for a row without document or summary; a summary may be blank, and is not scored."""
+        check_text(place, row, self.document_column)
+        check_text(place, row, self.summary_column, may_be_blank=True)
 
 
 def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
@@ -74,7 +80,7 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = json.loads(text, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise InputError(f"{place}: invalid JSON: {error.msg} at character {error.pos + 1}.") from error
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
@@ -82,6 +88,15 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected a JSON object, got {type(row).__name__}.")
         yield place, row
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """An object of JSON, for `object_pairs_hook`; a `ValueError` for a key that occurs twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        (key, count), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key!r} occurs {count} times in one object")
+    return row
 
 
 def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
@@ -107,15 +122,47 @@ def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
 
 
 def _parquet_rows(path: str) -> Iterator[tuple[str, Row]]:
+    number = 0
+    for batch in record_batches(path):
+        columns = {
+            name: _python_values(f"{path}, column {name!r}", number, column)
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        for values in zip(*columns.values(), strict=True):
+            number += 1
+            yield f"{path}, row {number}", dict(zip(columns, values, strict=True))
+
+
+def record_batches(path: str) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a Parquet file, a few at a time."""
     try:
-        number = 0
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a Parquet file: {error}") from error
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}: two columns have the same name: {', '.join(names)}.")
+            yield from file.iter_batches(batch_size=ROWS_AT_ONCE)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file, or damaged: {error}") from error
+
+
+def _python_values(place: str, start: int, column: pa.Array) -> list[Any]:
+    """The values of a column as Python's types. Times are text, since Python's have no nanoseconds."""
+    try:
+        readable = _without_times(column.type)
+        return (column if readable == column.type else column.cast(readable)).to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8; no date of Python's; a field twice
+        rows = f"rows {start + 1} to {start + len(column)}"
+        raise InputError(f"{place}: a value in {rows} cannot be read: {error}.") from error
+
+
+def _without_times(of_type: pa.DataType) -> pa.DataType:
+    if of_type == pa.time64("ns"):
+        return pa.string()
+    if isinstance(of_type, pa.ListType | pa.LargeListType):
+        return pa.list_(_without_times(of_type.value_type))
+    if isinstance(of_type, pa.StructType):
+        return pa.struct([field.with_type(_without_times(field.type)) for field in of_type])
+    return of_type
 
 
 def _dataset_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
@@ -137,8 +184,10 @@ def _dataset_rows(path: str, split: str) -> Iterator[tuple[str, Row]]:
 
 
 def _lines(path: str) -> Iterator[tuple[str, str]]:
+    """Yields where each line stands, and the line. It ends as in text files: in LF, CR LF or CR."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        lines = (line for part in file for line in part.splitlines(keepends=True))
+        for number, line in enumerate(lines, start=1):
             place = f"{path}, line {number}"
             try:
                 text = line.decode("utf-8")
@@ -149,61 +198,80 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the check of a source found: the number of rows, their SHA-256, and their Arrow schema if needed."""
+    """What the check of a source found: a digest of each row, the SHA-256 of all, and their Arrow schema if needed."""
 
-    num_rows: int
+    digests: array
     sha256: str
     schema: pa.Schema | None
 
 
-def check(source: Source, score_columns: tuple[str, ...], output: Path) -> Checked:
+def check(source: Source, score_columns: tuple[str, ...], output: Path, written: Iterable[Path] = ()) -> Checked:
     """
-    Reads all rows once, one at a time, for an output that must be able to hold them and adds `score_columns`.
+    Reads all rows once, one at a time, for an output that must be able to hold them and adds `score_columns`. What is
+    `written` beside the output must not be the input either.
 
     Raises:
-        [`InputError`]: if there are no rows, or for the first row that lacks a column, has an empty text or one that
-            is not a string, has a column named like one of the output, or cannot be written; or if the output would
-            replace the input.
+        [`InputError`]: if there are no rows, or for the first row that lacks a column, has no text in it or an empty
+            document, has a column named like one of the output, or cannot be written; or if the output would replace
+            the input.
     """
-    given = Path(source.path).resolve()
-    if output.resolve() == given or (given.is_dir() and given in output.resolve().parents):
-        raise InputError(f"{output} would become a part of the input {source.path}. Name another output.")
-    to_parquet = output.suffix == ".parquet"
+    check_apart(Path(source.path), (output, *written))
+    to_parquet = output.suffix.lower() == ".parquet"
     digest = hashlib.sha256()
-    schema: pa.Schema | None = None
-    num_rows = 0
-    rows = source.rows()
-    while block := list(itertools.islice(rows, ROWS_AT_ONCE)):
-        for place, row in block:
-            source.check_texts(place, row)
-            for column in score_columns:
-                if column in row:
-                    raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
-            digest.update(fingerprint(row, place))
-            if not to_parquet:
-                to_json(row, place)
-        num_rows += len(block)
-        if to_parquet and Path(source.path).suffix != ".parquet":
-            try:
-                of_block = _inferred_schema([row for _, row in block])
-                schema = pa.unify_schemas([schema or of_block, of_block], promote_options="permissive")
-                pq.ParquetWriter(pa.BufferOutputStream(), schema).close()
-            except (pa.ArrowException, OverflowError) as error:
-                raise InputError(
-                    f"{source.path}: rows that do not fit into Parquet: {error}. Write .jsonl."
-                ) from error
-    if not num_rows:
+    digests = array("Q")
+    for place, row in source.rows():
+        source.check_texts(place, row)
+        for column in score_columns:
+            if column in row:
+                raise InputError(f"{place}: the column {column!r} would be overwritten. Rename it.")
+        of_row = fingerprint(row, place)
+        digest.update(of_row)
+        digests.append(row_digest(of_row))
+        if not to_parquet:
+            to_json(row, place)
+    if not digests:
         raise InputError(f"{source.path}: no rows.")
-    if to_parquet and schema is None:
-        schema = pq.read_schema(source.path).remove_metadata()
-    return Checked(num_rows, digest.hexdigest(), schema)
+    return Checked(digests, digest.hexdigest(), _parquet_schema(source) if to_parquet else None)
 
 
-def check_text(place: str, row: Row, column: str) -> None:
-    """Raises [`InputError`] for a row that lacks a column, or holds no text in it, or only white space."""
+def check_apart(given: Path, written: Iterable[Path]) -> None:
+    """Raises [`InputError`] if a file or folder that was given is one that will be written, or holds it."""
+    for path in written:
+        is_given = path.resolve() == given.resolve() or (path.exists() and given.exists() and path.samefile(given))
+        if is_given or (given.is_dir() and given.resolve() in path.resolve().parents):
+            raise InputError(f"{path} would become a part of the input {given}. Name another output.")
+
+
+def _parquet_schema(source: Source) -> pa.Schema:
+    """The columns of a source in Parquet, of which all its rows can be written."""
+    if source.suffix == ".parquet":
+        return pq.read_schema(source.path).remove_metadata()
+    try:
+        schema: pa.Schema | None = None
+        for block in _blocks(source):
+            of_block = _inferred_schema(block)
+            schema = of_block if schema is None else pa.unify_schemas([schema, of_block], promote_options="permissive")
+        assert schema is not None
+        pq.ParquetWriter(pa.BufferOutputStream(), schema).close()
+        # Where blocks differ, the type of all may not hold every value: a long integer beside a fraction.
+        for block in _blocks(source):
+            pa.Table.from_pylist(block, schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise InputError(f"{source.path}: rows that do not fit into Parquet: {error}. Write .jsonl.") from error
+    return schema
+
+
+def _blocks(source: Source) -> Iterator[list[Row]]:
+    rows = (row for _, row in source.rows())
+    while block := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        yield block
+
+
+def check_text(place: str, row: Row, column: str, *, may_be_blank: bool = False) -> None:
+    """Raises [`InputError`] for a row that lacks a column, or has no text in it, or a blank one that may not be."""
     if column not in row:
         raise InputError(f"{place}: no column {column!r}. The row has {', '.join(map(repr, row)) or 'none'}.")
-    if not isinstance(row[column], str) or not row[column].strip():
+    if not isinstance(row[column], str) or not (may_be_blank or row[column].strip()):
         raise InputError(f"{place}: column {column!r} must hold text, got {reprlib.repr(row[column])}.")
     fingerprint({column: row[column]}, place)
 
@@ -225,6 +293,11 @@ def fingerprint(row: Row, place: str) -> bytes:
         ) from error
 
 
+def row_digest(of_row: bytes) -> int:
+    """What tells a row from others, in 8 bytes."""
+    return int.from_bytes(hashlib.sha256(of_row).digest()[:8], "big")
+
+
 def _has_surrogate(value: Any) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in json.dumps(value, ensure_ascii=False, default=repr))
 
@@ -237,4 +310,9 @@ def to_json(row: Row, place: str) -> str:
             return value.isoformat()
         raise InputError(f"{place}: JSON cannot hold a value of type {type(value).__name__}. Write Parquet.")
 
-    return json.dumps(row, ensure_ascii=False, default=plain)
+    try:
+        return json.dumps(row, ensure_ascii=False, default=plain, allow_nan=False)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{place}: JSON cannot hold NaN or an infinite number. Write Parquet.") from error

@@ -5,21 +5,24 @@ A judge that fails costs its own cells alone; a run that was cut off goes on beh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..errors import InputError
-from ..files import nan_to_none
+from ..files import locked, nan_to_none
 from ..judges.registry import Judge
-from ..scorers import Scorer
+from ..scorers import Scorer, score_written
 from .partial import RowScores
 from .reports import check_folder, check_outputs, check_suffix, write_files
-from .rows import Row
+from .rows import Row, row_digest
 from .systems import Comparison
 from .table import Cell, ScoreTable, make_cells
 
@@ -54,15 +57,15 @@ def compare_systems(
         if judge.reads_references and comparisons[0].reference is None:
             raise InputError(f"{judge.name} needs references, and there are none. Give some, or leave it out.")
     # Scores of something else are refused before any judge begins.
-    kept: dict[str, tuple[RowScores | None, int]] = {
-        judge.name: (None, 0) if folder is None else kept_scores(judge, comparisons, folder, resume=resume)
+    kept = {
+        judge.name: None if folder is None else kept_scores(judge, comparisons, folder, resume=resume)
         for judge in judges
     }
     cells: list[Cell] = []
     truncated = {}
     for judge in judges:
         try:
-            rows = judge_rows(judge, comparisons, *kept[judge.name])
+            rows = judge_rows(judge, comparisons, kept[judge.name])
         except Exception as error:  # whatever a model or a library raises is this judge's failure alone
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             cells += [Cell(column, system, error=reason) for column in judge.columns for system in systems]
@@ -90,20 +93,26 @@ def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]
     return chosen
 
 
-def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> Path:
+@contextlib.contextmanager
+def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> Iterator[Path]:
     """
-    Where the scores behind an output are kept.
+    Where the scores behind an output are kept, which no other process writes until the block ends.
 
     Raises:
-        [`InputError`]: if the output cannot be written, is an input, or would replace what it may not.
+        [`InputError`]: if the output cannot be written or another process writes it, if an input is the output or
+            among the scores, or if they would replace what they may not.
     """
     check_suffix(output, (".md", ".csv", ".json"))
-    folder = output.with_name(output.name + ".scores")
-    if folder.exists() and not (resume or overwrite):
-        raise InputError(f"{folder} holds scores of an earlier run. Pass `resume=True` or `overwrite=True`.")
-    check_outputs([output], inputs, overwrite=overwrite or (resume and folder.exists()))
     check_folder(output)
-    return folder
+    folder = output.with_name(output.name + ".scores")
+    for given in inputs:
+        if folder.resolve() in given.resolve().parents:
+            raise InputError(f"{given} lies in {folder}, where scores are kept. Name another output.")
+    with locked(output):
+        if folder.exists() and not (resume or overwrite):
+            raise InputError(f"{folder} holds scores of an earlier run. Pass `resume=True` or `overwrite=True`.")
+        check_outputs([output], inputs, overwrite=overwrite or (resume and folder.exists()))
+        yield folder
 
 
 def write_table(table: ScoreTable, output: Path) -> None:
@@ -112,28 +121,27 @@ def write_table(table: ScoreTable, output: Path) -> None:
     write_files({output: to_text[output.suffix]().encode()})
 
 
-def kept_scores(
-    judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False
-) -> tuple[RowScores, int]:
+def kept_scores(judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False) -> RowScores:
     """
-    Where a judge's scores are kept in the folder, and how many documents are scored there.
+    Where a judge's scores are kept in the folder, with those that are there already if it is to `resume`.
 
     Raises:
         [`InputError`]: if the scores to go on from are of other texts or settings.
     """
-    texts = [(comparison.document, comparison.summaries, comparison.reference) for comparison in comparisons]
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    texts = [[comparison.document, comparison.summaries, comparison.reference] for comparison in comparisons]
+    encoded = [json.dumps(of_document).encode() for of_document in texts]
+    digest = hashlib.sha256(b"\n".join(encoded)).hexdigest()
     header = {"judge": judge.name, "rows": len(texts), "sha256": digest, "hf_quals": __version__, **judge.settings}
-    scores = RowScores(folder / f"{judge.name}.jsonl", header)
-    return scores, scores.resume() if resume and scores.path.exists() else 0
+    scores = RowScores(folder / f"{judge.name}.jsonl", header, [row_digest(of_document) for of_document in encoded])
+    if resume and scores.path.exists():
+        scores.resume()
+    return scores
 
 
-def judge_rows(
-    judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None, done: int = 0
-) -> list[Row]:
+def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None) -> list[Row]:
     """
-    Lets a judge score what is not scored yet: all documents behind the first `done`, whose scores are kept already. It
-    is loaded only if there is something to score.
+    Lets a judge score what is not scored yet, all documents that `kept` has no scores of. It is loaded only if there
+    is something to score.
 
     Returns:
         `list[dict]`: a row for every document, scored now or before: its `places`, under each column's name the scores
@@ -141,23 +149,23 @@ def judge_rows(
     """
     from tqdm import tqdm
 
-    rows = list(kept.rows()) if kept is not None and done else []
-    if done >= len(comparisons):
-        return rows
-    scorer = judge.load()
-    if kept is not None and not done:
-        # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
-        kept.path.parent.mkdir(parents=True, exist_ok=True)
-        kept.start()
-    with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
-        for start in range(done, len(comparisons), _DOCUMENTS_AT_ONCE):
-            part = comparisons[start : start + _DOCUMENTS_AT_ONCE]
-            scored = _score(judge, scorer, part)
-            if kept is not None:
-                kept.append(scored)
-            rows += scored
-            progress.update(len(part))
-    return rows
+    rows: dict[int, Row] = {}
+    missing = [row for row in range(len(comparisons)) if kept is None or not kept.is_scored(row)]
+    if missing:
+        scorer = judge.load()
+        if kept is not None:
+            # Not before the model is there: a mistyped name leaves nothing behind.
+            kept.path.parent.mkdir(parents=True, exist_ok=True)
+        done = len(comparisons) - len(missing)
+        with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
+            for start in range(0, len(missing), _DOCUMENTS_AT_ONCE):
+                part = missing[start : start + _DOCUMENTS_AT_ONCE]
+                scored = dict(zip(part, _score(judge, scorer, [comparisons[row] for row in part]), strict=True))
+                if kept is not None:
+                    kept.append(scored)
+                rows |= scored
+                progress.update(len(part))
+    return list(rows.values()) if kept is None else list(itertools.islice(kept.rows(), len(comparisons)))
 
 
 def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> list[Row]:
@@ -167,18 +175,19 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> l
         for summary in comparison.summaries
     ]
     documents, summaries, references = map(list, zip(*texts, strict=True))
-    scored = scorer.score(documents, summaries, references=references if judge.reads_references else None)
-    if len(scored) != len(summaries):
-        raise ValueError(f"{judge.name} returned {len(scored)} results for {len(summaries)} summaries.")
+    scored = score_written(scorer, documents, summaries, references=references if judge.reads_references else None)
     results = iter(scored)
     rows = []
     for comparison in comparisons:
         of_systems = [next(results) for _ in comparison.summaries]
         row: Row = {"places": comparison.places}
         row |= {
-            column: [nan_to_none(getattr(result, attribute)) for result in of_systems]
+            column: [None if result is None else nan_to_none(getattr(result, attribute)) for result in of_systems]
             for column, attribute in judge.columns.items()
         }
+        for column in judge.columns:
+            if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
+                raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
         row["truncated"] = [
             getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)
             for result in of_systems

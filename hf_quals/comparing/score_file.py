@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import lock_path, locked
 from ..quals.columns import Statistics, score_row, score_schema
-from .partial import PartialScores
+from ..scorers import score_written
+from .partial import PartialScores, partial_path
 from .reports import check_folder, check_suffix
 from .rows import Checked, Row, Source, check
 
@@ -34,7 +37,7 @@ def score_file(
     source: Source,
     output: str | Path,
     *,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     with_pairs: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -45,15 +48,17 @@ def score_file(
     Scores the rows of a file or dataset, and writes them with their scores in new columns.
 
     The input is checked before anything is scored. Rows are read, scored and written a few at a time, so memory does
-    not grow with their number. Scores are kept in `OUTPUT.partial.jsonl` until all are there.
+    not grow with their number. Scores are kept in `OUTPUT.partial.jsonl` until all are there. A blank summary gets no
+    score, and is counted.
 
     Args:
         scorer ([`QualsScorer`] or `Callable`): What scores, or a function that loads it, called only if the input is
             good and rows are left to score.
         source ([`Source`]): The rows.
         output (`str` or `Path`): A `.jsonl` or `.parquet` file for all columns of the input and the new ones.
-        settings (`Mapping`, *optional*, defaults to `scorer.settings()`): All that the scores depend on, as JSON's
-            types; scores of other settings are not gone on with. Without them, a function is called at once.
+        settings (`Mapping` or `Callable`, *optional*, defaults to `scorer.settings`): All that the scores depend on,
+            as JSON's types, or a function that returns it, called only if the input is good; scores of other settings
+            are not gone on with. Without them, the function that loads the scorer is called at once.
         with_pairs (`bool`, *optional*, defaults to `False`): Whether a column holds the kept pairs with their token
             scores.
         resume (`bool`, *optional*, defaults to `False`): Whether to go on where an interrupted run was.
@@ -67,7 +72,8 @@ def score_file(
 
     Raises:
         [`InputError`]: if the input is not fit to be scored (see [`check`]) or changes meanwhile, if the output cannot
-            be written or may not be replaced, or if the scores to go on with are of another input or other settings.
+            be written, may not be replaced or is written by another process, or if the scores to go on with are of
+            another input or other settings.
 
     Example:
 
@@ -82,69 +88,84 @@ def score_file(
     check_suffix(output, (".jsonl", ".parquet"))
     if settings is None:
         scorer = scorer() if callable(scorer) else scorer
-        settings = scorer.settings()
+        settings = scorer.settings
     schema = score_schema(with_pairs)
+    of_main = contextlib.ExitStack()  # what only the main process has: the lock
 
-    def prepare() -> tuple[PartialScores, Checked, int | None]:
-        checked = check(source, tuple(schema.names), output)
-        header = {"input": source.path, "rows": checked.num_rows, "sha256": checked.sha256, "pairs": with_pairs}
-        header |= {"document_column": source.document_column, "summary_column": source.summary_column, **settings}
-        partial = PartialScores(output, header)
-        return partial, checked, _num_done(partial, resume, overwrite)
+    def prepare() -> tuple[PartialScores, Checked]:
+        check_folder(output)
+        of_main.enter_context(locked(output))
+        checked = check(source, tuple(schema.names), output, (partial_path(output), lock_path(output)))
+        header = {"input": source.path, "rows": len(checked.digests), "sha256": checked.sha256, "pairs": with_pairs}
+        header |= {"document_column": source.document_column, "summary_column": source.summary_column}
+        header |= settings() if callable(settings) else settings
+        partial = PartialScores(output, header, checked.digests)
+        _begin(partial, resume, overwrite)
+        return partial, checked
 
-    partial, checked, resumed = _on_main(state, prepare)
-    is_main = state is None or state.is_main_process
-    num_done = resumed or 0
-    num_missing = checked.num_rows - num_done
-    seconds = 0.0
-    if num_missing:
-        scorer = scorer() if callable(scorer) else scorer
-        if is_main and resumed is None:
-            # Not before the model is there: a mistyped name leaves nothing behind, and an older run's scores alone.
-            partial.start()
-        started = time.perf_counter()
-        texts = (source.texts(row) for _, row in itertools.islice(source.rows(), num_done, None))
-        progress = tqdm(total=checked.num_rows, initial=num_done, desc="QUALS", unit=" summaries", disable=not is_main)
-        with progress:
-            for rows in _scored(scorer, texts, schema, batch_size, state):
-                if is_main:
-                    partial.append(rows)
-                progress.update(len(rows))
-        seconds = time.perf_counter() - started
-    statistics = _on_main(state, lambda: partial.finish(source, checked, schema))
+    with of_main:
+        partial, checked = _on_main(state, prepare)
+        is_main = state is None or state.is_main_process
+        num_missing = partial.num_missing
+        seconds = 0.0
+        if num_missing:
+            scorer = scorer() if callable(scorer) else scorer
+            started = time.perf_counter()
+            progress = tqdm(
+                total=len(checked.digests),
+                initial=len(checked.digests) - num_missing,
+                desc="QUALS",
+                unit=" summaries",
+                disable=not is_main,
+            )
+            with progress:
+                for rows in _scored(scorer, _texts(source, partial), schema, batch_size, state):
+                    if is_main:
+                        partial.append(rows)
+                    progress.update(len(rows))
+            seconds = time.perf_counter() - started
+        statistics = _on_main(state, lambda: partial.finish(source, checked, schema))
     return replace(statistics, num_new=num_missing, seconds=seconds)
 
 
-def _num_done(partial: PartialScores, resume: bool, overwrite: bool) -> int | None:
-    """How many rows an interrupted run has scored, if it is gone on with; `None` for a run that begins anew."""
+def _begin(partial: PartialScores, resume: bool, overwrite: bool) -> None:
+    """Goes on with what an interrupted run has scored, if it is wanted; refuses to replace what it may not."""
     interrupted = partial.path.exists()
     if interrupted and not (resume or overwrite):
         raise InputError(f"{partial.path} holds scores of an interrupted run. Pass `resume=True` or `overwrite=True`.")
     if partial.output.exists() and not overwrite and not (resume and interrupted):
         raise InputError(f"{partial.output} exists, and no run was interrupted. Pass `overwrite=True` to replace it.")
-    check_folder(partial.output)
-    return partial.resume() if resume and interrupted else None
+    if resume and interrupted:
+        partial.resume()
+
+
+def _texts(source: Source, partial: PartialScores) -> Iterator[tuple[int, str, str]]:
+    """Number, document and summary of each row that is not scored when it is asked for."""
+    for number, (_, row) in enumerate(itertools.islice(source.rows(), partial.num_rows)):
+        if not partial.is_scored(number):
+            yield number, *source.texts(row)
 
 
 def _scored(
     scorer: QualsScorer,
-    texts: Iterator[tuple[str, str]],
+    texts: Iterator[tuple[int, str, str]],
     schema: pa.Schema,
     batch_size: int,
     state: PartialState | None,
-) -> Iterator[list[Row]]:
-    """Yields the scores of all rows, chunk by chunk, of which each process computes its part."""
+) -> Iterator[dict[int, Row]]:
+    """Yields the scores of rows by their numbers, chunk by chunk, of which each process computes its part."""
     rank, num_processes = (0, 1) if state is None else (state.process_index, state.num_processes)
     while chunk := list(itertools.islice(texts, _BATCHES_AT_ONCE * batch_size * num_processes)):
         # Not split_between_processes: that of accelerate 1.10 repeats the last of fewer rows than processes.
         part = chunk[len(chunk) * rank // num_processes : len(chunk) * (rank + 1) // num_processes]
-        documents, summaries = [document for document, _ in part], [summary for _, summary in part]
-        rows = [score_row(result, schema) for result in scorer.score(documents, summaries, batch_size=batch_size)]
+        numbers, documents, summaries = zip(*part, strict=True) if part else ((), (), ())
+        results = score_written(scorer, documents, summaries, batch_size=batch_size)
+        rows = [(number, score_row(result, schema)) for number, result in zip(numbers, results, strict=True)]
         if state is not None:
             from accelerate.utils import gather_object
 
             rows = gather_object(rows)
-        yield rows
+        yield dict(rows)
 
 
 def _on_main(state: PartialState | None, work: Callable[[], _T]) -> _T:
@@ -157,7 +178,7 @@ def _on_main(state: PartialState | None, work: Callable[[], _T]) -> _T:
     if state.is_main_process:
         try:
             outcome = [work(), None]
-        except (InputError, OSError) as error:
+        except (ValueError, OSError) as error:
             outcome = [None, error]
     value, raised = broadcast_object_list(outcome)
     if raised is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..comparing.rows import Source
+from ..comparing.rows import Source, unique_keys
 from ..errors import InputError
 from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
 
@@ -89,6 +89,8 @@ def _read_page_answers(path: Path, key: Key) -> Answers:
     choices: Choices = {}
     for number, answers in page["answers"].items():
         item = _item(f"{path}, item {number}", number, key)
+        if item in choices:
+            raise InputError(f"{path}, item {number}: item {item} again.")
         for criterion in answers:
             if criterion not in CRITERIA:
                 raise InputError(f"{path}, item {number}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
@@ -120,7 +122,7 @@ def _read_csv(path: Path, key: Key) -> Answers:
 
 def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected the {kind}, a JSON file: {error}.") from error
     if not isinstance(content, dict) or content.get("kind") != kind:

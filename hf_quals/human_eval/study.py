@@ -136,14 +136,17 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     return Study(tuple(map(Item, drawn, swapped)))
 
 
-def write_study(study: Study, names: tuple[str, str], folder: Path, *, overwrite: bool = False) -> None:
+def write_study(
+    study: Study, names: tuple[str, str], folder: Path, *, inputs: Sequence[Path] = (), overwrite: bool = False
+) -> None:
     """
     Writes `study.html` and `study.csv` for the annotators, and `key.json`, which they must not see.
 
     The names are those of the systems, for the key. The folder is made if it does not exist.
 
     Raises:
-        [`InputError`]: if the systems have the same name, or if a file exists that may not be replaced.
+        [`InputError`]: if the systems have the same name, if a file is one of the `inputs`, or if one exists that may
+            not be replaced.
     """
     if names[0] == names[1]:
         raise InputError(f"Both systems would be called {names[0]!r}. Pass two different `names`.")
@@ -152,6 +155,6 @@ def write_study(study: Study, names: tuple[str, str], folder: Path, *, overwrite
         folder / "study.csv": study.table().encode("utf-8-sig"),  # Excel takes a file without the mark for Latin-1
         folder / "key.json": json.dumps(study.key(names), indent=1, ensure_ascii=False).encode(),
     }
-    check_outputs(files, overwrite=overwrite)
+    check_outputs(files, inputs, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(files)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import nan_to_none
 from ..scorers import Scorer, check_texts
 from ..text import split_sentences
-from .registry import register_judge
+from .registry import register_judge, weights_of
 from .windows import check_fast, encode_windows, forward_windows
 
 
@@ -129,8 +129,11 @@ class FactccScorer(Scorer):
         return cls(model.to(resolve_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
 
     def settings(self) -> dict[str, Any]:
+        from ..qagen.identity import identity_in_memory
+
         return {
             "model": self.model.name_or_path,
+            "weights": identity_in_memory(self.model),
             "consistent_label": self.consistent_label,
             "max_length": self.max_length,
             "stride": self.stride,
@@ -177,4 +180,5 @@ class FactccScorer(Scorer):
     needs_hub=True,
 )
 def prepare(*, factcc_model: str = FACTCC):
-    return {"model": factcc_model}, lambda: FactccScorer.from_pretrained(factcc_model)
+    settings = {"model": factcc_model, "weights": weights_of(factcc_model)}
+    return settings, lambda: FactccScorer.from_pretrained(factcc_model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
-from .registry import register_judge
+from .registry import register_judge, weights_of
 
 
 @register_judge("quals", columns={"QUALS": "score"}, needs="the default model, or another QAGen")
@@ -15,4 +15,5 @@ def prepare(*, model: str | None = None):
 
     from ..quals.config import find_config
 
-    return {"model": model or f"default of hf-quals {__version__}", **find_config(model).to_dict()}, load
+    settings = {"model": model or f"default of hf-quals {__version__}", "weights": weights_of(model)}
+    return {**settings, **find_config(model).to_dict()}, load

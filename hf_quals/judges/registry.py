@@ -154,3 +154,16 @@ def make_judges(names: Sequence[str], **options: Any) -> list[Judge]:
         if option not in all_options:
             raise TypeError(f"No judge has the option {option!r}. Known are {', '.join(sorted(all_options))}.")
     return [known[name].choose(options) for name in names]
+
+
+def weights_of(name_or_path: str | None = None) -> str | None:
+    """
+    What tells a judge's model from others of its name ([`~hf_quals.qagen.identity.weights_identity`]); `None` if there
+    is no such model, which loading it says best.
+    """
+    from ..qagen.identity import weights_identity
+
+    try:
+        return weights_identity(name_or_path)
+    except (OSError, ValueError):
+        return None

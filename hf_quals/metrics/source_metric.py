@@ -9,7 +9,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from ..scorers import Scorer, mean_score
+from ..files import nan_to_none
+from ..scorers import Scorer, mean_score, score_written
 
 
 FEATURES = datasets.Features({"predictions": datasets.Value("string"), "sources": datasets.Value("string")})
@@ -50,18 +51,14 @@ class SourceMetric(evaluate.Metric, abc.ABC):
         return_details: bool = False,
     ) -> dict[str, Any]:
         """
-        What `compute` returns: the mean over the scored predictions under the metric's name, `scores` with NaN for
-        each unscored one, `num_unscored`, and `details` if asked for. A blank prediction, which summarizers write
-        early in training, is left unscored, and its details are `None`.
+        What `compute` returns: the mean over the scored predictions under the metric's name, `scores` with
+        `None` for each unscored one, `num_unscored`, and `details` if asked for. A blank prediction, which summarizers
+        write early in training, is left unscored, and its details are `None`. There is no NaN: `evaluate.save` writes
+        it as it is, and JSON does not know it.
         """
-        rows = [row for row, prediction in enumerate(predictions) if prediction.strip()]
-        results: list[Any] = [None] * len(predictions)
-        if rows:
-            texts = [sources[row] for row in rows], [predictions[row] for row in rows]
-            for row, result in zip(rows, scorer.score(*texts, batch_size=batch_size), strict=True):
-                results[row] = result
+        results: list[Any] = score_written(scorer, sources, predictions, batch_size=batch_size)
         scores = [math.nan if result is None else result.score for result in results]
         output = {self.name: mean_score(scores), "scores": scores, "num_unscored": sum(map(math.isnan, scores))}
         if return_details:
             output["details"] = [None if result is None else result.to_dict() for result in results]
-        return output
+        return nan_to_none(output)

@@ -9,8 +9,6 @@ import evaluate
 import gradio
 from huggingface_hub import SpaceCard
 
-from ..files import nan_to_none
-
 
 def interface(script: str | Path, **options: Any) -> gradio.Interface:
     """
@@ -25,10 +23,9 @@ def interface(script: str | Path, **options: Any) -> gradio.Interface:
 
     def compute(source: str, prediction: str) -> dict[str, Any]:
         try:
-            result = metric.compute(predictions=[prediction], sources=[source], **options)
+            return metric.compute(predictions=[prediction], sources=[source], **options)
         except ValueError as error:
             raise gradio.Error(str(error), print_exception=False) from error
-        return nan_to_none(result)
 
     return gradio.Interface(
         compute,

@@ -86,6 +86,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
+    if device.type == "meta":
+        raise ValueError("device='meta' computes nothing. Pass one that does: 'cpu', 'cuda', 'mps'.")
     return device
 
 

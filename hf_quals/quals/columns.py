@@ -64,6 +64,17 @@ COLUMNS = {
 """The columns of a scored file, in order, and the value of the result that each holds."""
 
 
+_OF_A_BLANK_SUMMARY: dict[str, Any] = {
+    "score": None,
+    "probability": None,
+    "verdict": "no pairs",
+    "num_pairs": 0,
+    "document_truncated": False,
+    "summary_truncated": False,
+    "pairs": [],
+}
+
+
 def score_schema(with_pairs: bool) -> pa.Schema:
     """The columns that a scored file has behind those of its input; that of the pairs only if wanted."""
     return pa.schema(
@@ -71,9 +82,9 @@ def score_schema(with_pairs: bool) -> pa.Schema:
     )
 
 
-def score_row(result: QualsResult, schema: pa.Schema) -> dict[str, Any]:
-    """The row of a scored file: a result's values under the names of the columns in `schema`."""
-    values = result.to_dict()
+def score_row(result: QualsResult | None, schema: pa.Schema) -> dict[str, Any]:
+    """The row of a scored file: a result's values, or `None`'s, under the names of the columns in `schema`."""
+    values = _OF_A_BLANK_SUMMARY if result is None else result.to_dict()
     return {column: values[COLUMNS[column]] for column in schema.names}
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..qagen.identity import identity_in_memory
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
@@ -226,9 +227,14 @@ class QualsScorer(Scorer):
         return cls(model, config)
 
     def settings(self) -> dict[str, Any]:
-        """The configuration, and the model's name and type."""
+        """The configuration, and the model's name, weights and type."""
         model = self.model.model
-        return {**self.config.to_dict(), "model": model.config._name_or_path, "dtype": str(model.dtype)}
+        return {
+            **self.config.to_dict(),
+            "model": model.config._name_or_path,
+            "weights": identity_in_memory(model, self.model.template),
+            "dtype": str(model.dtype),
+        }
 
     def score(
         self,

@@ -47,7 +47,7 @@ from hf_quals import QAGenModel, QAPair, QATemplate, QualsConfig, QualsScorer, S
 from hf_quals.comparing.run import judge_rows, kept_scores
 from hf_quals.comparing.statistics import RESAMPLES
 from hf_quals.comparing.systems import Comparison
-from hf_quals.files import markdown_table, nan_to_none
+from hf_quals.files import locked, markdown_table, nan_to_none
 from hf_quals.judges.entities import RULES, EntityFinder, EntityScorer, load_finder
 from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.registry import Judge, default_judges
@@ -399,10 +399,13 @@ def main():
     for judge in make_judges(args):
         for judged in sets:
             folder = Path(args.output_dir) / judged.name.replace("/", "").replace(" ", "-")
-            kept, done = kept_scores(judge, judged.comparisons, folder, resume=True)
-            started = time.perf_counter()
-            rows = judge_rows(judge, judged.comparisons[: args.limit], kept, done)
-            seconds = time.perf_counter() - started
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / f"{judge.name}.jsonl"):
+                kept = kept_scores(judge, judged.comparisons, folder, resume=True)
+                done = kept.num_rows - kept.num_missing
+                started = time.perf_counter()
+                rows = judge_rows(judge, judged.comparisons[: args.limit], kept)
+                seconds = time.perf_counter() - started
             scores: dict[str, Scores] = {column: [row[column] for row in rows] for column in judge.columns}
             truncated = sum(sum(row["truncated"]) for row in rows)
             print(

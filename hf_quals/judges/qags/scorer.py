@@ -16,7 +16,7 @@ from ... import __version__
 from ...files import nan_to_none
 from ...scorers import Scorer, by_document, check_texts
 from ..entities import EntityFinder, load_finder, numbers
-from ..registry import register_judge
+from ..registry import register_judge, weights_of
 from .answers import normalize_answer, token_f1
 from .writers import QAGenQuestionWriter, QuestionWriter, Seq2SeqQuestionWriter, WrittenQuestion
 
@@ -324,19 +324,26 @@ def _check_numbers(max_candidates: int, max_questions: int) -> None:
 
 
 def _settings_of(part: QuestionWriter | Reader) -> dict[str, Any]:
-    """The class of a question writer or reader, its numbers, and the name of its model."""
+    """The class of a question writer or reader, its numbers, and the name and weights of its model."""
+    from ...qagen.identity import identity_in_memory
+
     settings: dict[str, Any] = {"type": type(part).__name__}
     for name, value in vars(part).items():
         if isinstance(value, (str, int)):
             settings[name] = value
         elif name == "model":
             # A QAGen holds its model.
-            settings[name] = getattr(value, "model", value).name_or_path
+            model = getattr(value, "model", value)
+            settings |= {name: model.name_or_path, "weights": identity_in_memory(model)}
     return settings
 
 
 @register_judge("qags", columns={"QAGS": "score"}, needs="the default model, or another decoder-only QAGen")
 def prepare(*, model: str | None = None):
     finder = load_finder()
-    settings = {"model": model or f"default of hf-quals {__version__}", "names found by": finder.name}
+    settings = {
+        "model": model or f"default of hf-quals {__version__}",
+        "weights": weights_of(model),
+        "names found by": finder.name,
+    }
     return settings, lambda: QagsScorer.from_qagen(model, finder=finder)

@@ -34,9 +34,9 @@ Args:
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
-    entity_precision (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
-    scores (`list[float]`): One score a summary, NaN where it has no name and no number.
-    num_unscored (`int`): How many are NaN.
+    entity_precision (`float`): Mean over the scored summaries, from 0 to 1; higher is better; `None` if none is.
+    scores (`list[float]`): One score a summary, `None` where it has no name and no number.
+    num_unscored (`int`): How many have none.
     finder (`str`): What found the names.
     details (`list[dict]`): With `return_details`, of each summary the names and numbers that are `supported` and
         `unsupported`; `None` for a blank one.
@@ -51,7 +51,7 @@ Example:
     ...     finder="rules",
     ... )
     >>> results
-    {'entity_precision': 0.75, 'scores': [1.0, 0.5, nan], 'num_unscored': 1, 'finder': 'rules'}
+    {'entity_precision': 0.75, 'scores': [1.0, 0.5, None], 'num_unscored': 1, 'finder': 'rules'}
 """
 
 

@@ -38,9 +38,9 @@ Args:
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
-    factcc (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
-    scores (`list[float]`): Of each summary the mean probability of its sentences; NaN where it is blank.
-    num_unscored (`int`): How many are NaN.
+    factcc (`float`): Mean over the scored summaries, from 0 to 1; higher is better; `None` if none was scored.
+    scores (`list[float]`): Of each summary the mean probability of its sentences; `None` where it is blank.
+    num_unscored (`int`): How many have none.
     details (`list[dict]`): With `return_details`, of each summary its `sentences` and their `probabilities`; `None`
         for a blank one.
 
@@ -55,7 +55,7 @@ Example:
     ... )
     >>> right, wrong, blank = results["scores"]
     >>> blank, results["num_unscored"]
-    (nan, 1)
+    (None, 1)
     >>> results["details"][0]["sentences"]
     ['Klitschko is hurt.', 'Lewis says so.']
 """

@@ -39,9 +39,9 @@ Args:
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
-    qags (`float`): Mean over the scored summaries, from 0 to 1; higher is better. NaN if none was scored.
-    scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
-    num_unscored (`int`): How many are NaN.
+    qags (`float`): Mean over the scored summaries, from 0 to 1; higher is better; `None` if none was scored.
+    scores (`list[float]`): One score a summary, `None` where no question could be asked about it.
+    num_unscored (`int`): How many have none.
     finder (`str`): What found the phrases that are asked for: a spaCy model or `rules`.
     details (`list[dict]`): With `return_details`, of each summary its `questions` with both answers, and how many were
         dropped and why; `None` for a blank one.

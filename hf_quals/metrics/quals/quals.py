@@ -38,10 +38,10 @@ Args:
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
-    quals (`float`): Mean over the scored summaries; higher is better. NaN if none was scored. In the published form 0
+    quals (`float`): Mean over the scored summaries; higher is better; `None` if none was. In the published form 0
         means "as plausible from the document as from the summary"; in the form `answers` it lies between 0 and 1.
-    scores (`list[float]`): One score a summary, NaN where no question could be asked about it.
-    num_unscored (`int`): How many are NaN.
+    scores (`list[float]`): One score a summary, `None` where no question could be asked about it.
+    num_unscored (`int`): How many have none.
     details (`list[dict]`): With `return_details`, of each summary its question–answer `pairs`, with the
         log-probabilities of their tokens given the summary and given the document, and how many were dropped and why;
         `None` for a blank one.
@@ -59,7 +59,7 @@ Example:
     >>> right > wrong
     True
     >>> blank, results["num_unscored"]
-    (nan, 1)
+    (None, 1)
     >>> results["quals"] == (right + wrong) / 2
     True
 """
