@@ -20,15 +20,18 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ..files import nan_to_none, write_atomically
-from ..scorers import Scorer, mean_score
+from ..scorers import Scorer, mean_score, score_summaries
 from .config import QualsCallbackConfig
 from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
-from .scoring import none_to_nan, score_summaries
+from .scoring import none_to_nan
 from .selection import Triple, select_triples
 
 
 logger = logging.get_logger(__name__)
+
+# The file of a checkpoint that holds a RefreshState.
+STATE_NAME = "quals_state.json"
 
 
 @dataclass
