@@ -15,9 +15,10 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from .contrastive.sampling import CandidateSampler
+from .contrastive.scoring import score_summaries
 from .errors import InputError
 from .qagen.template import QATemplate
-from .scorers import Scorer, score_summaries
+from .scorers import Scorer
 
 
 logger = logging.get_logger(__name__)

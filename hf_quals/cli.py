@@ -33,7 +33,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")]
 
 # What errors of the library name, and how.
-_ARGUMENT = re.compile(r"`(names|num_items|overwrite|path|private|repo_id|resume|update)(?:=True)?`")
+_ARGUMENT = re.compile(
+    r"`(document_column|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+)
 
 
 def _print_version(value: bool) -> None:

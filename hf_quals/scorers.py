@@ -124,20 +124,60 @@ def check_texts(
                 raise ValueError(f"Row {row}: the {name} is empty.")
 
 
-def score_summaries(scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_size: int) -> list[float]:
+def score_written(
+    scorer: Scorer,
+    documents: Sequence[str],
+    summaries: Sequence[str],
+    *,
+    references: Sequence[str] | None = None,
+    batch_size: int = 8,
+) -> list[ScorerResult | None]:
     """
-    Scores rows of document, summary and reference, whose summaries may be blank or repeat each other, as a model's
-    samples do. The score is NaN where the summary is blank or the scorer has none.
+    Scores the summaries in which something is written: models leave some blank, early in training above all.
+
+    Args:
+        scorer ([`Scorer`]): What scores.
+        documents, summaries, references, batch_size: See [`Scorer.score`].
+
+    Returns:
+        `list[ScorerResult | None]`: one result a summary, in order; `None` for a blank one.
+
+    Raises:
+        `ValueError`: if the scorer returns another number of results than it is given summaries.
     """
-    distinct = list(dict.fromkeys(row for row in rows if row[1].strip()))
-    if not distinct:
-        return [math.nan] * len(rows)
-    documents, summaries, references = map(list, zip(*distinct, strict=True))
-    results = scorer.score(
-        documents, summaries, references=references if scorer.reads_references else None, batch_size=batch_size
+    written = [row for row, summary in enumerate(summaries) if summary.strip()]
+    results: list[ScorerResult | None] = [None] * len(summaries)
+    if not written:
+        return results
+    scored = scorer.score(
+        [documents[row] for row in written],
+        [summaries[row] for row in written],
+        references=None if references is None else [references[row] for row in written],
+        batch_size=batch_size,
     )
-    score_of = {row: result.score for row, result in zip(distinct, results, strict=True)}
-    return [score_of.get(row, math.nan) for row in rows]
+    if len(scored) != len(written):
+        raise ValueError(f"{scorer.name} returned {len(scored)} results for {len(written)} summaries.")
+    for row, result in zip(written, scored, strict=True):
+        results[row] = result
+    return results
+
+
+def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]]) -> dict[str, dict[Key, Value]]:
+    """
+    Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.
+
+    Of each document, repetitions included, `wanted` holds what is wanted of it, by what tells it from others.
+    """
+    gathered: dict[str, dict[Key, Value]] = {}
+    for document, items in zip(documents, wanted, strict=True):
+        gathered.setdefault(document, {}).update(items)
+    return gathered
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """The mean of the scores that are not NaN; NaN if all are."""
+    scored = [score for score in scores if not math.isnan(score)]
+    return fmean(scored) if scored else math.nan
 
 
 def as_reward(
@@ -177,14 +217,11 @@ def as_reward(
 
     def reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
         documents = _text_column(columns, "document_column", document_column)
-        references = (
-            _text_column(columns, "reference_column", reference_column)
-            if scorer.reads_references
-            else [""] * len(documents)
-        )
-        rows = list(zip(documents, map(_completion_text, completions), references, strict=True))
-        scores = map(float, score_summaries(scorer, rows, batch_size))
-        return [None if math.isnan(score) else score for score in scores]
+        references = _text_column(columns, "reference_column", reference_column) if scorer.reads_references else None
+        summaries = list(map(_completion_text, completions))
+        results = score_written(scorer, documents, summaries, references=references, batch_size=batch_size)
+        scores = [math.nan if result is None else float(result.score) for result in results]
+        return [score if math.isfinite(score) else None for score in scores]
 
     reward.__name__ = scorer.name  # by which TRL logs it
     return reward
@@ -209,21 +246,3 @@ def _completion_text(completion: Any) -> str:
         return completion
     content = (completion[-1]["content"] if completion else None) or ""  # `None` beside a call of a tool
     return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
-
-
-def by_document(documents: Iterable[str], wanted: Iterable[Mapping[Key, Value]]) -> dict[str, dict[Key, Value]]:
-    """
-    Distinct documents, each with all that is wanted of it: a model reads a document once for all its summaries.
-
-    Of each document, repetitions included, `wanted` holds what is wanted of it, by what tells it from others.
-    """
-    gathered: dict[str, dict[Key, Value]] = {}
-    for document, items in zip(documents, wanted, strict=True):
-        gathered.setdefault(document, {}).update(items)
-    return gathered
-
-
-def mean_score(scores: Iterable[float]) -> float:
-    """The mean of the scores that are not NaN; NaN if all are."""
-    scored = [score for score in scores if not math.isnan(score)]
-    return fmean(scored) if scored else math.nan

@@ -59,10 +59,10 @@ from hf_quals import (
     QualsScorer,
 )
 from hf_quals.contrastive.evaluation import table_metrics, write_table
+from hf_quals.contrastive.scoring import score_summaries
 from hf_quals.files import nan_to_none
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
-from hf_quals.scorers import score_summaries
 
 
 logger = logging.getLogger("conseq")

@@ -2,7 +2,7 @@
 Trains a decoder-only summarizer by reinforcement, with QUALS as the reward of TRL's GRPOTrainer.
 
     pip install -c constraints.txt -e '.[trl]'
-    python recipes/grpo.py --model_name_or_path results/scitldr/mle --train_file train.jsonl --output_dir results/grpo
+    python recipes/grpo.py --model_name_or_path Qwen/Qwen3-0.6B --train_file train.jsonl --output_dir results/grpo
 
 `train.jsonl` has a column `document`.
 """

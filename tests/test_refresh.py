@@ -14,8 +14,8 @@ from hf_quals.contrastive.evaluation import evaluate_sample, table_metrics
 from hf_quals.contrastive.refresh import KeptRefresh, RefreshState, refresh
 from hf_quals.contrastive.rows import TextRows
 from hf_quals.contrastive.sampling import CandidateSampler
+from hf_quals.contrastive.scoring import score_summaries
 from hf_quals.contrastive.selection import select_triples
-from hf_quals.scorers import score_summaries
 
 
 CONFIG = QualsCallbackConfig(num_candidates=2, max_new_tokens=6, positive_share=1.0, negative_share=1.0, batch_size=4)

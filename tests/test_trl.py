@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
@@ -50,7 +51,7 @@ def test_a_batch_is_scored_together_and_what_has_no_score_has_no_reward():
         prompts=["?"] * 5, completions=["ab", " ", "xyz", "aeix", "ab"], article=["d", "d", "d", "e", "d"]
     )
     assert rewards == [0.5, None, None, 0.75, 0.5]
-    assert scorer.calls == [(["d", "d", "e"], ["ab", "xyz", "aeix"])]
+    assert scorer.calls == [(["d", "d", "e", "d"], ["ab", "xyz", "aeix", "ab"])]
     assert reward(completions=["", "\n"], article=["d", "d"]) == [None, None]
 
 
@@ -77,13 +78,13 @@ def test_a_reward_is_the_score_of_the_scorer():
 
 def test_a_scorer_that_reads_references_has_them_from_their_column():
     reward = as_reward(RougeScorer(), reference_column="gold")
-    assert reward(completions=["cat", "dog"], document=["d", "d"], gold=["cat", "cat"]) == [1.0 * 2 / 3, 0.0]
-    with pytest.raises(ValueError, match="no column 'gold', it has document. Name one with `reference_column`"):
+    assert reward(completions=["cat", "dog"], document=["d", "d"], gold=["cat", "cat"]) == [2 / 3, 0.0]
+    with pytest.raises(ValueError, match=r"no column 'gold', it has document. Name one with `reference_column`"):
         reward(completions=["cat"], document=["d"])
 
 
 def test_a_batch_without_documents_is_refused():
-    with pytest.raises(ValueError, match="no column 'document', it has text, trainer_state. Name one with `docum"):
+    with pytest.raises(ValueError, match=r"no column 'document', it has text, trainer_state. Name one with `docum"):
         as_reward(Vowels())(completions=["a"], text=["d"], trainer_state=None)
     with pytest.raises(ValueError, match="Row 1 of the batch: column 'document' must hold text, got None"):
         as_reward(Vowels())(completions=["a", "b"], document=["d", None])
@@ -119,24 +120,21 @@ def is_changed(folder: Path) -> bool:
 
 
 def test_the_recipe_trains_with_the_score_as_reward(world, tmp_path, monkeypatch):
-    batches, logs = [], []
-    compute, log = GRPOTrainer._calculate_rewards, GRPOTrainer.log
+    batches = []
+    compute = GRPOTrainer._calculate_rewards
 
     def calculate(self, inputs, prompts, completions, *rest):
         rewards = compute(self, inputs, prompts, completions, *rest)
-        batches.append(([row["document"] for row in inputs], completions, rewards[:, 0].tolist()))
+        batches.append((self, [row["document"] for row in inputs], completions, rewards[:, 0].tolist()))
         return rewards
 
     monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", calculate)
-    monkeypatch.setattr(
-        GRPOTrainer, "log", lambda self, logged, *rest: (logs.append(dict(logged)), log(self, logged, *rest))
-    )
     words = f"--model_name_or_path {world / 'model'} --train_file {world / 'train.jsonl'} --output_dir {tmp_path}"
     words += f" --quals_model {world / 'qagen'} --per_device_train_batch_size 4 --num_generations 4"
     run(monkeypatch, grpo, words + " --max_completion_length 8 --learning_rate 1e-2 --prompt {text}?" + COMMON)
-    assert [len(completions) for _, completions, _ in batches] == [4, 4]
+    assert [len(completions) for _, _, completions, _ in batches] == [4, 4]
     scorer = QualsScorer.from_pretrained(world / "qagen")
-    for documents, completions, rewards in batches:
+    for trained, documents, completions, rewards in batches:
         assert len(set(documents)) == 1
         asked = [index for index, text in enumerate(completions) if text.strip()]
         results = scorer.score([documents[index] for index in asked], [completions[index] for index in asked])
@@ -144,7 +142,8 @@ def test_the_recipe_trains_with_the_score_as_reward(world, tmp_path, monkeypatch
         for index, result in zip(asked, results, strict=True):
             expected[index] = result.score
         assert rewards == pytest.approx(expected, abs=1e-4, nan_ok=True)
-    assert any("rewards/quals/mean" in logged for logged in logs)
+        logged = trained.state.log_history[batches.index((trained, documents, completions, rewards))]
+        assert logged["rewards/quals/mean"] == pytest.approx(np.nanmean(rewards), abs=1e-4)
     assert is_changed(tmp_path)
 
 
@@ -183,7 +182,7 @@ def test_preferences_are_the_texts_of_the_triples(trained, family):
 
 
 def test_trl_trains_on_the_tokens_that_contrastive_training_trained_on(trained, tmp_path, monkeypatch, world):
-    chooser, run_, checkpoint = trained["llama"]
+    chooser, _, checkpoint = trained["llama"]
     rows("llama").to_parquet(tmp_path / "train.parquet")
     arguments = ["preferences", str(checkpoint), str(tmp_path / "train.parquet")]
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "preferences.jsonl")])
@@ -230,9 +229,11 @@ def test_another_training_set_and_a_folder_without_state_are_refused(trained, tm
         ValueError, match="was written for 16 documents, the training set has 12: give the training set"
     ):
         load_preference_dataset(checkpoint, rows("bart", 12))
-    with pytest.raises(ValueError, match="holds no quals_state.json: give a checkpoint"):
+    with pytest.raises(ValueError, match="was written for another training set"):
+        load_preference_dataset(checkpoint, rows("bart").select(range(15, -1, -1)))
+    with pytest.raises(ValueError, match=r"holds no quals_state.json: give a checkpoint"):
         load_preference_dataset(tmp_path, rows("bart"))
-    with pytest.raises(ValueError, match="There are no S\\+ and S- yet: train first"):
+    with pytest.raises(ValueError, match=r"There are no S\+ and S- yet: train first"):
         callback().preference_dataset()
     (tmp_path / "train.jsonl").write_text('{"document": "a cat"}\n')
     arguments = ["preferences", str(checkpoint), str(tmp_path / "train.jsonl"), "--output", str(tmp_path / "x.jsonl")]

@@ -274,6 +274,7 @@ class QualsCallback(TrainerCallback):
             kept=KeptRefresh(self._folder, sampler.model, settings),
             show_progress_bar=self._shows_progress,
         )
+        state.settings = settings
         self._apply(state)
 
     def _apply(self, state: RefreshState) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from ..files import nan_to_none, write_atomically
-from ..scorers import Scorer, mean_score, score_summaries
+from ..scorers import Scorer, mean_score
 from .config import QualsCallbackConfig
 from .rows import TextRows
 from .sampling import CandidateSampler
-from .scoring import none_to_nan
+from .scoring import none_to_nan, score_summaries
 
 
 def sample_rows(size: int, num_samples: int, seed: int) -> list[int]:

@@ -112,4 +112,9 @@ def load_preference_dataset(
         document_column=document_column,
         reference_column=reference_column,
     )
+    if rows.digest() != state.settings["data"]:
+        raise InputError(
+            f"{path} was written for another training set, with other documents or references or in another order, or "
+            "for other columns: give the training set of that run, and its `document_column` and `reference_column`."
+        )
     return preferences(state, rows)

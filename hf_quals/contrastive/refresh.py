@@ -20,11 +20,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ..files import nan_to_none, write_atomically
-from ..scorers import Scorer, mean_score, score_summaries
+from ..scorers import Scorer, mean_score
 from .config import QualsCallbackConfig
 from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
-from .scoring import none_to_nan
+from .scoring import none_to_nan, score_summaries
 from .selection import Triple, select_triples
 
 
@@ -62,6 +62,7 @@ class RefreshState:
         candidates (`list[Candidates]`): The candidates of each document.
         triples (`list[Triple]`): S+ and S-.
         history (`list[dict]`): Means of this refresh and those before.
+        settings (`dict`): All that a refresh depends on beside the model: a run goes on only with the same.
     """
 
     epoch: int
@@ -69,6 +70,7 @@ class RefreshState:
     candidates: list[Candidates]
     triples: list[Triple]
     history: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def negatives(self) -> list[list[int]]:
         """The tokens of each triple's s-."""
@@ -94,6 +96,7 @@ class RefreshState:
             candidates=[Candidates.from_dict(candidates) for candidates in fields["candidates"]],
             triples=[Triple(**triple) for triple in fields["triples"]],
             history=fields["history"],
+            settings=fields["settings"],
         )
 
 
