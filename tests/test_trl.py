@@ -150,12 +150,21 @@ def test_the_recipe_trains_with_the_score_as_reward(world, tmp_path, monkeypatch
 # ---- Preferences ----
 
 
+class Brevity(Scorer):
+    """The fewer letters, the better."""
+
+    name = "brevity"
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        return [SimpleNamespace(score=-float(len(text))) for text in summaries]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A contrastive training of each family, its callback and a checkpoint."""
     done = {}
     for family in ("llama", "bart", "t5"):
-        chooser = callback(num_triples=6)
+        chooser = callback(Brevity(), num_triples=6)
         folder = tmp_path_factory.mktemp(family)
         run = trainer(family, folder, callbacks=[chooser], save_strategy="epoch", num_train_epochs=1)
         run.train()
@@ -234,7 +243,7 @@ def test_another_training_set_and_a_folder_without_state_are_refused(trained, tm
     with pytest.raises(ValueError, match=r"holds no quals_state.json: give a checkpoint"):
         load_preference_dataset(tmp_path, rows("bart"))
     with pytest.raises(ValueError, match=r"There are no S\+ and S- yet: train first"):
-        callback().preference_dataset()
+        callback(Brevity()).preference_dataset()
     (tmp_path / "train.jsonl").write_text('{"document": "a cat"}\n')
     arguments = ["preferences", str(checkpoint), str(tmp_path / "train.jsonl"), "--output", str(tmp_path / "x.jsonl")]
     result = CliRunner().invoke(app, arguments)
