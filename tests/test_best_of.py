@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,11 @@ from hf_quals.comparing.rerank_file import rerank_file
 from hf_quals.comparing.rows import Source
 from hf_quals.judges.registry import Judge
 from hf_quals.judges.rouge import RougeScorer
+
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "recipes" / "benchmarks")]
+
+import best_of as benchmark  # noqa: E402
 
 
 DOCUMENTS = ["a red cat sat", "bob ran"]
@@ -228,3 +235,45 @@ def test_what_cannot_be_sampled_is_refused_and_what_is_cut_is_counted(caplog):
         best_of("llama", DOCUMENTS, scorer=RougeScorer())
     best_of("llama", DOCUMENTS, 1, max_document_length=9)
     assert "1 of 2 documents lose their end: max_document_length=9" in caplog.text
+
+
+# ---- The benchmark ----
+
+
+def test_the_benchmark_prints_one_table_and_goes_on_where_it_was(tmp_path, tiny_causal_folder, monkeypatch, capsys):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_tokenizer("llama").save_pretrained(tmp_path / "model")
+    write(tmp_path / "data.jsonl", [{"source": text.split(), "target": [text, "not this"]} for text in DOCUMENTS * 2])
+    words = f"best_of.py --model_name_or_path {tmp_path / 'model'} --dataset {tmp_path / 'data.jsonl'} --n 3"
+    words += (
+        f" --prompt {{text}}? --max_new_tokens 8 --quals_model {tiny_causal_folder} --output_dir {tmp_path / 'out'}"
+    )
+    words += " --judges quals rouge entity --limit"
+
+    def run(limit):
+        monkeypatch.setattr(sys, "argv", [*words.split(), str(limit)])
+        benchmark.main()
+        return capsys.readouterr().out
+
+    printed = run(2)
+    assert [f"| {system:<10} |" in printed for system in ("greedy", "one sample", "best of 3")] == [True] * 3
+    assert all(f"| {judge}" in printed for judge in ("QUALS", "ROUGE-L", "entity precision"))
+    kept = tmp_path / "out" / "summaries.jsonl"
+    [first, second] = read(kept)
+    [greedy] = best_of("llama", DOCUMENTS[:1], 1, top_k=1, max_new_tokens=8)
+    assert first["summaries"][0] == greedy.best
+    kept.write_text(kept.read_text() + '{"settings": {"n"')  # what a kill leaves
+    run(3)
+    assert read(kept)[:2] == [first, second]
+    assert len(read(kept)) == 3
+    monkeypatch.setattr(benchmark, "load_summarizer", None)  # all is there
+    assert run(2) == printed
+    write(tmp_path / "data.jsonl", [{"source": ["another"], "target": ["one"]}])
+    with pytest.raises(ValueError, match="holds summaries of other documents or settings"):
+        run(1)
+
+
+def test_the_benchmark_without_data_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["best_of.py", "--dataset", "nowhere.jsonl", "--output_dir", str(tmp_path)])
+    benchmark.main()
+    assert "nowhere.jsonl is not there: nothing is measured" in capsys.readouterr().out
