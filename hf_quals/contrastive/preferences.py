@@ -22,8 +22,8 @@ def preferences(state: RefreshState, rows: TextRows) -> Dataset:
     """
     The triples of a refresh as columns `prompt`, `chosen` and `rejected`.
 
-    They are the texts of the tokens that are trained on: tokenized again, prompt and summary together, they are the
-    same tokens.
+    They are the texts of the tokens that are trained on, and, prompt and summary tokenized together, give them back as
+    far as the tokenizer gives back what it has decoded.
     """
     return Dataset.from_list(
         [
