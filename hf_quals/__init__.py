@@ -14,6 +14,7 @@ _MODULE_OF = {
     "DataCollatorForContrastiveSeq2Seq": "contrastive.data",
     "QualsCallback": "contrastive.callback",
     "QualsCallbackConfig": "contrastive.config",
+    "load_preference_dataset": "contrastive.preferences",
     "select_triples": "contrastive.selection",
     "QAGenModel": "qagen.model",
     "QAPair": "qagen.model",
@@ -23,16 +24,24 @@ _MODULE_OF = {
     "QualsConfig": "quals.config",
     "QualsResult": "quals.scorer",
     "QualsScorer": "quals.scorer",
+    "Ranking": "best_of",
     "Scorer": "scorers",
     "ScoredPair": "quals.scorer",
+    "as_reward": "scorers",
+    "generate_best_of": "best_of",
+    "rerank": "best_of",
 }
 
 __all__ = sorted(_MODULE_OF)
 
 if TYPE_CHECKING:
+    from .best_of import Ranking as Ranking
+    from .best_of import generate_best_of as generate_best_of
+    from .best_of import rerank as rerank
     from .contrastive.callback import QualsCallback as QualsCallback
     from .contrastive.config import QualsCallbackConfig as QualsCallbackConfig
     from .contrastive.data import DataCollatorForContrastiveSeq2Seq as DataCollatorForContrastiveSeq2Seq
+    from .contrastive.preferences import load_preference_dataset as load_preference_dataset
     from .contrastive.selection import select_triples as select_triples
     from .contrastive.trainer import ContrastiveSeq2SeqTrainer as ContrastiveSeq2SeqTrainer
     from .contrastive.trainer import ContrastiveSeq2SeqTrainingArguments as ContrastiveSeq2SeqTrainingArguments
@@ -46,6 +55,7 @@ if TYPE_CHECKING:
     from .quals.scorer import QualsScorer as QualsScorer
     from .quals.scorer import ScoredPair as ScoredPair
     from .scorers import Scorer as Scorer
+    from .scorers import as_reward as as_reward
 
 
 def __getattr__(name: str):

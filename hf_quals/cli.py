@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import re
 import signal
@@ -15,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import InputError, PublishError
+from .scorers import mean_score
 
 
 if TYPE_CHECKING:
@@ -30,7 +33,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")]
 
 # What errors of the library name, and how.
-_ARGUMENT = re.compile(r"`(names|num_items|overwrite|path|private|repo_id|resume|update)(?:=True)?`")
+_ARGUMENT = re.compile(
+    r"`(document_column|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+)
 
 
 def _print_version(value: bool) -> None:
@@ -306,6 +311,91 @@ def evaluate(
     print(table.to_markdown(), end="")
     if table.errors:
         raise _refusal(f"Failed: {', '.join(table.errors)}.", code=1)
+
+
+@app.command()
+def rerank(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A .jsonl or .parquet file, or a dataset (Hub id or folder).")
+    ],
+    output: Annotated[Path, typer.Option(help="Where rows go with the columns best, scores and order, .jsonl.")],
+    judge: Annotated[str, typer.Option(help=f"Who scores: {_judges_help()}.")] = "quals",
+    document_column: DocumentColumn = "document",
+    candidates_column: Annotated[str, typer.Option(help="The column of lists of candidates.")] = "candidates",
+    reference_column: Annotated[str, typer.Option(help="The column of references, for rouge.")] = "reference",
+    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
+    model: Annotated[
+        str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")
+    ] = None,
+    factcc_model: Annotated[
+        str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Rank the candidate summaries of each document: best of n by QUALS, or by another judge."""
+    if resume and overwrite:
+        raise _refusal("Pass either --resume or --overwrite, not both.")
+    from .comparing.rerank_file import rerank_file
+    from .comparing.rows import Source
+    from .judges.registry import make_judges
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _refusing("Go on with the same command and --resume."):
+        [chosen] = make_judges([judge], model=model, factcc_model=factcc_model)
+        rankings = rerank_file(
+            chosen,
+            Source(source, document_column, split=split),
+            output,
+            candidates_column=candidates_column,
+            reference_column=reference_column,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    scores = [score for ranking in rankings for score in ranking.scores]
+    print(
+        f"{output}: {len(rankings)} documents, {len(scores)} candidates, {sum(map(math.isnan, scores))} unscored; "
+        f"mean {judge} of the best {mean_score(ranking.scores[ranking.order[0]] for ranking in rankings):.4f}, of all "
+        f"{mean_score(scores):.4f}"
+    )
+
+
+@app.command()
+def preferences(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint-STEP of contrastive training.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRAINING_SET",
+            help="What it was trained on, with input_ids and labels: a .parquet or .jsonl file, or a dataset.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Where prompt, chosen and rejected go, .jsonl.")],
+    document_column: Annotated[
+        str | None, typer.Option(help="That of the QualsCallback. Left out: input_ids are decoded.")
+    ] = None,
+    reference_column: Annotated[
+        str | None, typer.Option(help="That of the QualsCallback. Left out: labels are decoded.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write S+ and S- of a checkpoint as preferences for TRL: prompt, chosen and rejected."""
+    from .comparing.reports import check_folder, check_outputs, check_suffix
+    from .comparing.rows import Source
+    from .contrastive.preferences import load_preference_dataset
+    from .files import write_atomically
+
+    with _refusing():
+        check_suffix(output, (".jsonl",))
+        check_outputs([output], [Path(source)], overwrite=overwrite)
+        check_folder(output)
+        dataset = [row for _, row in Source(source, split=split).rows()]
+        pairs = load_preference_dataset(
+            checkpoint, dataset, document_column=document_column, reference_column=reference_column
+        )
+        write_atomically(output, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs))
+    print(f"{output}: {len(pairs)} pairs of {len(dataset)} documents")
 
 
 @human_eval.command()

@@ -1,4 +1,4 @@
-"""What every scorer of summaries is, and what all of them refuse.
+"""What every scorer of summaries is, what all of them refuse, and how all of them reward.
 
 QUALS, the judges beside it and a user's own object meet [`Scorer`]; contrastive training, the table of judges and the
 metrics know scorers by it alone.
@@ -7,9 +7,11 @@ metrics know scorers by it alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from .errors import InputError
 
 
 Key = TypeVar("Key")
@@ -176,3 +178,71 @@ def mean_score(scores: Iterable[float]) -> float:
     """The mean of the scores that are not NaN; NaN if all are."""
     scored = [score for score in scores if not math.isnan(score)]
     return fmean(scored) if scored else math.nan
+
+
+def as_reward(
+    scorer: Scorer, document_column: str = "document", *, reference_column: str = "reference", batch_size: int = 8
+) -> Callable[..., list[float | None]]:
+    """
+    A scorer as a reward function of TRL's trainers, such as
+    [`GRPOTrainer`](https://huggingface.co/docs/trl/grpo_trainer): a completion is scored as the summary of its row's
+    document.
+
+    All completions of a batch are scored in one call, so that a model reads a document once for all of its group. Of a
+    conversational completion the last message counts. A completion that is blank, or that the scorer has no score for,
+    gets `None`, which TRL leaves out. The reward is logged by the scorer's name.
+
+    Args:
+        scorer (`Scorer`): Scores completions.
+        document_column (`str`, *optional*, defaults to `"document"`): The column of the training set with the
+            document. TRL hands on every column but `prompt`.
+        reference_column (`str`, *optional*, defaults to `"reference"`): That with the reference, for a scorer that
+            reads references.
+        batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
+
+    Returns:
+        `Callable`: what takes `completions` and columns by keyword, and returns a `float` or `None` a completion.
+
+    Raises:
+        [`InputError`]: by the function, if a column is missing or holds no text in a row.
+
+    Example:
+
+    ```python
+    >>> from hf_quals import QualsScorer, as_reward
+    >>> reward = as_reward(QualsScorer.from_pretrained())  # or QualsScorer.from_pretrained().as_reward()
+    >>> reward(completions=["Lewis is hurt.", ""], document=["Lewis believes that Klitschko is hurt."] * 2)
+    ```
+    """
+
+    def reward(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        documents = _text_column(columns, "document_column", document_column)
+        references = _text_column(columns, "reference_column", reference_column) if scorer.reads_references else None
+        summaries = list(map(_completion_text, completions))
+        results = score_written(scorer, documents, summaries, references=references, batch_size=batch_size)
+        scores = [math.nan if result is None else float(result.score) for result in results]
+        return [score if math.isfinite(score) else None for score in scores]
+
+    reward.__name__ = scorer.name  # by which TRL logs it
+    return reward
+
+
+def _text_column(columns: Mapping[str, Any], argument: str, name: str) -> list[str]:
+    """The texts of a batch's column, which the argument names."""
+    if name not in columns:
+        raise InputError(
+            f"The batch has no column {name!r}, it has {', '.join(columns)}. Name one with `{argument}`, and leave "
+            "`remove_unused_columns` False."
+        )
+    for row, text in enumerate(columns[name]):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"Row {row} of the batch: column {name!r} must hold text, got {text!r}.")
+    return columns[name]
+
+
+def _completion_text(completion: Any) -> str:
+    """What the model has written: text, or the content of the last message, which may come in parts."""
+    if isinstance(completion, str):
+        return completion
+    content = (completion[-1]["content"] if completion else None) or ""  # `None` beside a call of a tool
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)

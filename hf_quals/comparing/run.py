@@ -94,7 +94,14 @@ def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]
 
 
 @contextlib.contextmanager
-def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool) -> Iterator[Path]:
+def scores_folder(
+    output: Path,
+    inputs: Sequence[Path],
+    *,
+    resume: bool,
+    overwrite: bool,
+    suffixes: Sequence[str] = (".md", ".csv", ".json"),
+) -> Iterator[Path]:
     """
     Where the scores behind an output are kept, which no other process writes until the block ends.
 
@@ -102,7 +109,7 @@ def scores_folder(output: Path, inputs: Sequence[Path], *, resume: bool, overwri
         [`InputError`]: if the output cannot be written or another process writes it, if an input is the output or
             among the scores, or if they would replace what they may not.
     """
-    check_suffix(output, (".md", ".csv", ".json"))
+    check_suffix(output, suffixes)
     check_folder(output)
     folder = output.with_name(output.name + ".scores")
     for given in inputs:

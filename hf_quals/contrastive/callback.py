@@ -6,20 +6,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import Seq2SeqTrainer, TrainerCallback
 
 from ..scorers import Scorer
 from .config import QualsCallbackConfig
 from .data import ContrastiveDataset
 from .evaluation import evaluate_sample, sample_rows, table_metrics, write_table
-from .refresh import KeptRefresh, RefreshState, refresh
+from .preferences import preferences
+from .refresh import STATE_NAME, KeptRefresh, RefreshState, refresh
 from .rows import TextRows
 from .sampling import CandidateSampler
 from .scoring import check_scorer
 from .tables import log_table
 
 
-STATE_NAME = "quals_state.json"
 # `push_to_hub` leaves out what begins with an underscore: the documents in it may be private.
 FOLDER_NAME = "_quals"
 
@@ -78,6 +79,32 @@ class QualsCallback(TrainerCallback):
         self._checkpoint: str | None = None
         self._data_digest = ""
         self._tables: dict[str, list[dict[str, Any]]] = {}
+
+    def preference_dataset(self) -> Dataset:
+        """
+        S+ and S- of the last refresh as preferences, for TRL's `DPOTrainer` and others.
+
+        `chosen` and `rejected` go on where `prompt`, what the model reads, ends. All three are the texts of the tokens
+        that are trained on.
+
+        Returns:
+            `Dataset`: columns `prompt`, `chosen` and `rejected`, a row a triple.
+
+        Raises:
+            `ValueError`: if nothing was refreshed yet, or the callback belongs to no trainer.
+
+        Example:
+
+        ```python
+        >>> trainer.train()
+        >>> callback.preference_dataset().to_json("preferences.jsonl")
+        ```
+        """
+        if self.state is None:
+            raise ValueError(
+                "There are no S+ and S- yet: train first, or take those of a checkpoint with load_preference_dataset."
+            )
+        return preferences(self.state, self._rows(self._dataset.dataset, "training"))
 
     # ---- What the trainer calls, where no event of Trainer would do ----
 
@@ -247,6 +274,7 @@ class QualsCallback(TrainerCallback):
             kept=KeptRefresh(self._folder, sampler.model, settings),
             show_progress_bar=self._shows_progress,
         )
+        state.settings = settings
         self._apply(state)
 
     def _apply(self, state: RefreshState) -> None:

@@ -30,6 +30,9 @@ from .selection import Triple, select_triples
 
 logger = logging.get_logger(__name__)
 
+# The file of a checkpoint that holds a RefreshState.
+STATE_NAME = "quals_state.json"
+
 
 @dataclass
 class Candidates:
@@ -59,6 +62,7 @@ class RefreshState:
         candidates (`list[Candidates]`): The candidates of each document.
         triples (`list[Triple]`): S+ and S-.
         history (`list[dict]`): Means of this refresh and those before.
+        settings (`dict`): All that a refresh depends on beside the model: a run goes on only with the same.
     """
 
     epoch: int
@@ -66,6 +70,7 @@ class RefreshState:
     candidates: list[Candidates]
     triples: list[Triple]
     history: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def negatives(self) -> list[list[int]]:
         """The tokens of each triple's s-."""
@@ -91,6 +96,7 @@ class RefreshState:
             candidates=[Candidates.from_dict(candidates) for candidates in fields["candidates"]],
             triples=[Triple(**triple) for triple in fields["triples"]],
             history=fields["history"],
+            settings=fields["settings"],
         )
 
 

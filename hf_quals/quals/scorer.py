@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from ..qagen.identity import identity_in_memory
 from ..qagen.model import QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
-from ..scorers import Scorer, by_document, check_texts
+from ..scorers import Scorer, as_reward, by_document, check_texts
 from .columns import plain_values
 from .config import QualsConfig, find_config
 from .forms import VARIANTS
@@ -286,6 +286,12 @@ class QualsScorer(Scorer):
             )
             for document, summary in zip(documents, summaries, strict=True)
         ]
+
+    def as_reward(
+        self, document_column: str = "document", *, batch_size: int = 8
+    ) -> Callable[..., list[float | None]]:
+        """The score as a reward function of TRL's trainers: see [`~hf_quals.as_reward`]."""
+        return as_reward(self, document_column, batch_size=batch_size)
 
     def _normal(self, text: str) -> NormalText:
         # A text of nothing but invisible characters has no normal form.
