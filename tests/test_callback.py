@@ -216,7 +216,7 @@ def test_an_epoch_is_said_at_the_start_where_it_is_shorter_than_the_training_set
     changed = {"num_train_epochs": 1, "gradient_accumulation_steps": 2}
     trainer("bart", tmp_path, callbacks=[recording()], **changed).train()
     assert "An epoch is 6 triples of 16 documents: 2 steps." in caplog.text  # batches of 2, 2 and 2
-    assert "include_rest=True keeps all other rows" in caplog.text
+    assert "QualsCallbackConfig(include_rest=True) keeps all other rows" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["bart", "llama"])

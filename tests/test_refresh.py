@@ -131,7 +131,7 @@ def test_of_few_documents_of_which_none_is_in_both_shares_the_largest_margin_is_
         (np.float64(0.5), 0.5),
         (np.int64(2), 2.0),
         (torch.tensor(0.5), 0.5),
-        (torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True), 0.5),
+        (torch.tensor([0.5], dtype=torch.bfloat16), 0.5),
         (np.float32("nan"), math.nan),
         (math.inf, math.nan),
         (np.float32("-inf"), math.nan),

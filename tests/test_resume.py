@@ -132,14 +132,17 @@ def reversed_rows():
 
 def other_rows():
     """As many, of which one document is another."""
-    return rows("bart").map(
-        lambda row, number: {**row, "input_ids": row["input_ids"][number == 7 :]}, with_indices=True
-    )
+    data = list(rows("bart"))
+    data[7] = {**data[7], "input_ids": data[7]["input_ids"][::-1]}
+    return data
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(reversed_rows, "written for another training set"), (other_rows, "other documents or references or in another")],
+    [
+        (reversed_rows, "written for another training set"),
+        (other_rows, "written for .* other documents or references"),
+    ],
 )
 def test_another_training_set_of_the_same_length_is_refused(two_checkpoints, tmp_path, data, message):
     folder, _ = two_checkpoints
@@ -157,7 +160,7 @@ def test_another_training_set_of_the_same_length_is_refused(two_checkpoints, tmp
         ({"positive_share": 0.6, "top_k": 40}, "positive_share was 0.7 and is 0.6, top_k was 50 and is 40"),
         ({"include_rest": True}, "include_rest was False and is True"),
         ({"scorer": 6}, r"scorer.num_beams was 8 and is 6\."),
-        ({"seed": 1}, r"settings: seed was 42 and is 1\."),
+        ({"seed": 1}, r"seed was 42 and is 1\."),
         ({"repetition_penalty": 2.0}, "generation_config.repetition_penalty was (None|1.0) and is 2.0"),
     ],
 )

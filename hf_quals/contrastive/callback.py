@@ -260,7 +260,8 @@ class QualsCallback(TrainerCallback):
         num_triples = len(self.state.triples) if self.state is not None else 0
         train_dataloader: Any = self._trainer.callback_handler.train_dataloader
         num_batches = len(train_dataloader)
-        steps = f"{math.ceil(num_batches / args.gradient_accumulation_steps)} steps"
+        num_steps = math.ceil(num_batches / args.gradient_accumulation_steps)
+        steps = f"{num_steps} step{'s' if num_steps > 1 else ''}"
         if self.config.include_rest:
             logger.info(f"An epoch is all {num_documents} documents, {num_triples} of them triples: {steps}.")
         elif num_rows < num_documents:
