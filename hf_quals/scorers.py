@@ -23,7 +23,10 @@ class ScorerResult(Protocol):
 
     @property
     def score(self) -> float:
-        """Higher is better; NaN if the summary cannot be scored."""
+        """
+        Higher is better; NaN if the summary cannot be scored. Contrastive training takes scalars of NumPy and torch,
+        too, and counts an infinite score as none.
+        """
 
 
 @runtime_checkable

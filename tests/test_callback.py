@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
-from contrastive_world import NUM_ROWS, callback, rows, trainer
+from contrastive_world import NUM_ROWS, PLAIN_DESCENT, callback, rows, trainer, without_dropout
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -210,6 +210,44 @@ def test_a_refresh_comes_every_so_many_steps_as_the_triples_fill(tmp_path):
     run.train()
     assert run.state.global_step == 6
     assert len(chooser.state.history) == 3
+
+
+def test_an_epoch_is_said_at_the_start_where_it_is_shorter_than_the_training_set(tmp_path, caplog):
+    changed = {"num_train_epochs": 1, "gradient_accumulation_steps": 2}
+    trainer("bart", tmp_path, callbacks=[recording()], **changed).train()
+    assert "An epoch is 6 triples of 16 documents: 2 steps." in caplog.text  # batches of 2, 2 and 2
+    assert "QualsCallbackConfig(include_rest=True) keeps all other rows" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["bart", "llama"])
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 3])
+def test_with_the_rest_all_other_rows_train_as_rows_without_a_negative_do(
+    tmp_path, family, gradient_accumulation_steps
+):
+    changed = {"num_train_epochs": 1, "gradient_accumulation_steps": gradient_accumulation_steps, **PLAIN_DESCENT}
+    changed |= {"learning_rate": 1e-2}
+    own, expected = (without_dropout(tiny_model(family)) for _ in range(2))
+    chooser = recording(num_triples=None, positive_share=0.7, negative_share=0.7, include_rest=True)
+    run = trainer(family, tmp_path, model=own, callbacks=[chooser], **changed)
+    run.train()
+    assert run.state.global_step == math.ceil(8 / gradient_accumulation_steps)
+
+    state = chooser.state
+    assert 0 < len(state.triples) < NUM_ROWS
+    negative_of = {
+        triple.document: state.candidates[triple.document].token_ids[triple.candidate] for triple in state.triples
+    }
+    # Row 0 speaks for the column.
+    data = [{**row, "negative_labels": negative_of.get(number, [])} for number, row in enumerate(rows(family))]
+    trainer(family, tmp_path, model=expected, data=Dataset.from_list(data), **changed).train()
+    assert torch.equal(weights(own), weights(expected))
+
+
+def test_few_documents_train_with_the_default_shares(tmp_path):
+    chooser = recording(num_triples=None)
+    run = trainer("bart", tmp_path, data=rows("bart", 6), callbacks=[chooser])
+    run.train()
+    assert run.state.global_step == 2 * math.ceil(len(chooser.state.triples) / 2)
 
 
 def test_a_second_training_starts_with_a_refresh_of_its_own(tmp_path):

@@ -4,7 +4,9 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from conftest import tiny_model, tiny_tokenizer
 from contrastive_world import rows
@@ -73,6 +75,96 @@ def test_an_interrupted_refresh_goes_on_only_with_the_same_settings(world, tmp_p
         assert scorer.calls == calls
     KeptRefresh.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_lines_of_an_interrupted_refresh_are_sampled_again(world, tmp_path):
+    sampler, documents = world
+    expected = refresh(sampler, Brevity(), documents, CONFIG)
+    kept = KeptRefresh(tmp_path, sampler.model, {})
+    refresh(sampler, Brevity(), documents, CONFIG, kept=kept)
+    [path] = tmp_path.iterdir()
+    lines = path.read_bytes().splitlines()
+    lines[1], lines[2], lines[3] = b"[0, 1]", b"\xff" + lines[2], lines[3].replace(b"texts", b"words")
+    path.write_bytes(b"\n".join(lines))
+    scorer = Brevity()
+    assert str(refresh(sampler, scorer, documents, CONFIG, kept=kept)) == str(expected)
+    assert scorer.calls == 1  # the first of three batches of four
+
+
+class Listed(Scorer):
+    """Scores by the number of the document, references by one list and candidates by another."""
+
+    name, reads_references = "listed", True
+
+    def __init__(self, documents, references, candidates):
+        self.number = {row.document: number for number, row in enumerate(documents)}
+        self.references, self.candidates = references, candidates
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        texts = zip(documents, summaries, references, strict=True)
+        return [
+            SimpleNamespace(
+                score=(self.references if summary == reference else self.candidates)[self.number[document]]
+            )
+            for document, summary, reference in texts
+        ]
+
+
+def test_of_few_documents_of_which_none_is_in_both_shares_the_largest_margin_is_the_only_triple(world, caplog):
+    sampler, documents = world
+    six = TextRows(documents.dataset.select(range(6)), "training", documents.tokenizer, is_encoder_decoder=True)
+    # S+ is documents 4 and 5, S- is 0 and 1; the margins are 1.5, 1.6, 1.4, 1.7, 1.7, 1.6.
+    scorer = Listed(six, [-0.6, -0.5, -0.4, -0.3, -0.2, -0.1], [-2.1, -2.1, -1.8, -2.0, -1.9, -1.7])
+    config = QualsCallbackConfig(num_candidates=2, max_new_tokens=6)
+    [triple] = refresh(sampler, scorer, six, config).triples
+    assert triple.document == 3
+    assert "the one with the largest margin is the only triple" in caplog.text
+    unscored = Listed(six, [math.nan] * 6, [0.0] * 6)
+    with pytest.raises(ValueError, match="No document of 6 has both a scored reference and a scored candidate"):
+        refresh(sampler, unscored, six, config)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.float64(0.5), 0.5),
+        (np.int64(2), 2.0),
+        (torch.tensor(0.5), 0.5),
+        (torch.tensor([0.5], dtype=torch.bfloat16), 0.5),
+        (np.float32("nan"), math.nan),
+        (math.inf, math.nan),
+        (np.float32("-inf"), math.nan),
+    ],
+)
+def test_scalars_of_numpy_and_torch_are_scores_and_infinite_ones_count_as_none(given, expected, caplog):
+    class Constant(Brevity):
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            return [SimpleNamespace(score=given) for _ in summaries]
+
+    [score] = score_summaries(Constant(), [("d", "s", "r")], 8)
+    assert type(score) is float
+    assert score == pytest.approx(expected, nan_ok=True)
+    assert ("1 of 1 scores of 'brevity' are infinite and count as none" in caplog.text) == math.isinf(given)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([SimpleNamespace(score=None)], "'brevity' needs a `score` that is a number, .*; got namespace"),
+        ([SimpleNamespace(score="0.5")], "got namespace"),
+        ([SimpleNamespace(score=torch.zeros(2))], "got namespace"),
+        ([0.5], "got 0.5"),
+        ([], "'brevity' gave 0 results for 1 summaries"),
+    ],
+)
+def test_what_is_no_score_is_refused(results, message):
+    class Wrong(Brevity):
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            return results
+
+    with pytest.raises(ValueError, match=message):
+        score_summaries(Wrong(), [("d", "s", "r")], 8)
 
 
 def test_blank_summaries_have_no_score_and_equal_ones_are_scored_once():

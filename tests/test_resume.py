@@ -5,12 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import training_run
+from conftest import tiny_model, tiny_qagen
 from contrastive_world import callback, rows, trainer, weights
 from safetensors.torch import load_file
+
+from hf_quals import QualsConfig, QualsScorer, Scorer
+from hf_quals.errors import InputError
 
 
 # Six triples in batches of one are six steps an epoch. Evaluations and checkpoints in the middle of each epoch and at
@@ -119,3 +124,141 @@ def test_a_checkpoint_that_does_not_fit_is_refused(two_checkpoints, tmp_path):
     chosen = trainer("bart", tmp_path, callbacks=[callback()])
     with pytest.raises(ValueError, match="it was not written with a QualsCallback"):
         chosen.train(resume_from_checkpoint=str(checkpoint))
+
+
+def reversed_rows():
+    return rows("bart").select(range(15, -1, -1))
+
+
+def other_rows():
+    """As many, of which one document is another."""
+    data = list(rows("bart"))
+    data[7] = {**data[7], "input_ids": data[7]["input_ids"][::-1]}
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (reversed_rows, "written for another training set"),
+        (other_rows, "written for .* other documents or references"),
+    ],
+)
+def test_another_training_set_of_the_same_length_is_refused(two_checkpoints, tmp_path, data, message):
+    folder, _ = two_checkpoints
+    other = trainer("bart", tmp_path, data=data(), callbacks=[callback()])
+    with pytest.raises(InputError, match=f"checkpoint-3/quals_state.json was {message}"):
+        other.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    assert other.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"num_candidates": 4}, "num_candidates was 3 and is 4"),
+        ({"num_triples": None}, "num_triples was 6 and is None"),
+        ({"positive_share": 0.6, "top_k": 40}, "positive_share was 0.7 and is 0.6, top_k was 50 and is 40"),
+        ({"include_rest": True}, "include_rest was False and is True"),
+        ({"scorer": 6}, r"scorer.num_beams was 8 and is 6\."),
+        ({"seed": 1}, r"seed was 42 and is 1\."),
+        ({"repetition_penalty": 2.0}, "generation_config.repetition_penalty was (None|1.0) and is 2.0"),
+    ],
+)
+def test_other_settings_are_refused_and_named(two_checkpoints, tmp_path, chosen, message):
+    folder, _ = two_checkpoints
+    model, seed = tiny_model("bart"), chosen.pop("seed", 42)
+    model.generation_config.repetition_penalty = chosen.pop(
+        "repetition_penalty", model.generation_config.repetition_penalty
+    )
+    scorer = QualsScorer(tiny_qagen("bart"), QualsConfig(num_beams=chosen.pop("scorer", 8)))
+    other = trainer("bart", tmp_path, model=model, seed=seed, callbacks=[callback(scorer, **chosen)])
+    with pytest.raises(
+        InputError, match=f"checkpoint-3/quals_state.json was written with other settings: .*{message}"
+    ):
+        other.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    assert other.state.global_step == 0
+
+
+def test_what_changes_no_score_may_change(two_checkpoints, tmp_path):
+    folder, expected = two_checkpoints
+    resumed = trainer("bart", tmp_path, callbacks=[callback(batch_size=5, num_eval_samples=0)])
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    assert is_equal(weights(resumed.model), expected)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"triples"', '"pairs"'),
+        lambda text: text.replace('"document": ', '"document": 9'),
+        lambda text: text.replace('"texts"', '"text"', 1),
+        lambda text: "\udcff" + text,
+    ],
+)
+def test_a_damaged_state_is_refused_by_its_name(two_checkpoints, tmp_path, damage):
+    folder, _ = two_checkpoints
+    checkpoint = shutil.copytree(folder / "checkpoint-3", tmp_path / "checkpoint-3")
+    state = checkpoint / "quals_state.json"
+    state.write_text(damage(state.read_text()), errors="surrogateescape")
+    run = trainer("bart", tmp_path, callbacks=[callback()])
+    with pytest.raises(InputError, match=r"checkpoint-3/quals_state\.json is damaged, or of another version"):
+        run.train(resume_from_checkpoint=str(checkpoint))
+
+
+class Fading(Scorer):
+    """Behind the first step, has a score for what the model writes of the first four documents alone."""
+
+    name, reads_references = "fading", True
+    run = None
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        first = rows("bart").select(range(4))["document"]
+        texts = zip(documents, summaries, references, strict=True)
+        return [SimpleNamespace(score=self.rule(*text, first)) for text in texts]
+
+    def rule(self, document, summary, reference, first):
+        if summary != reference and self.run.state.global_step and document not in first:
+            return float("nan")
+        return float(sum(map(ord, summary)) % 97)
+
+
+def fading_run(folder):
+    scorer = Fading()
+    scorer.run = trainer("bart", folder, callbacks=[callback(scorer)], save_strategy="epoch")
+    return scorer.run
+
+
+def test_where_fewer_documents_have_scores_the_best_triples_before_stay_and_a_resume_does_the_same(tmp_path, caplog):
+    run = fading_run(tmp_path)
+    run.train()
+    before = json.loads((tmp_path / "checkpoint-3" / "quals_state.json").read_text())
+    after = json.loads((tmp_path / "checkpoint-6" / "quals_state.json").read_text())
+
+    def negatives(state):
+        return {
+            triple["document"]: state["candidates"][triple["document"]]["token_ids"][triple["candidate"]]
+            for triple in state["triples"]
+        }
+
+    old, new = negatives(before), negatives(after)
+    margins = {
+        document: before["reference_scores"][document] - min(filter(None, before["candidates"][document]["scores"]))
+        for document in old
+        if document >= 4
+    }
+    scored = [document for document in range(4) if any(after["candidates"][document]["scores"])]
+    stayed = sorted(margins, key=margins.get, reverse=True)[: 6 - len(scored)]
+    assert len(stayed) >= 2
+    assert sorted(new) == sorted([*scored, *stayed])
+    assert all(new[document] == old[document] for document in stayed)
+    assert all(new[document] != old.get(document) for document in scored)
+    assert f"an epoch has 6 triples: {len(stayed)} of the triples before stay as they were" in caplog.text
+    assert after["history"][1]["num_triples"] == 6
+    assert after["history"][1]["unscored"] >= 3 * 12
+
+    resumed = fading_run(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert is_equal(weights(resumed.model), weights(run.model))

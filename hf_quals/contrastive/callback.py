@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.utils import logging
 
+from ..errors import InputError
+from ..files import nan_to_none
 from ..scorers import Scorer
+from .checks import check_arguments, check_batches, check_weights, try_step
 from .config import QualsCallbackConfig
 from .data import ContrastiveDataset
 from .evaluation import evaluate_sample, sample_rows, table_metrics, write_table
@@ -18,11 +23,14 @@ from .refresh import STATE_NAME, KeptRefresh, RefreshState, refresh
 from .rows import TextRows
 from .sampling import CandidateSampler
 from .scoring import check_scorer
+from .selection import share_of
 from .tables import log_table
 
 
 # `push_to_hub` leaves out what begins with an underscore: the documents in it may be private.
 FOLDER_NAME = "_quals"
+
+logger = logging.get_logger(__name__)
 
 
 class QualsCallback(TrainerCallback):
@@ -31,11 +39,12 @@ class QualsCallback(TrainerCallback):
 
     Before the first step, and at the start of every `refresh_every`-th epoch, it samples candidates for each training
     document from the current model, scores them and (once in a run) the references, and narrows the training set to
-    the triples of [`select_triples`]. The first refresh fixes their number. At evaluations, and before training if
-    there will be any, it summarizes a fixed sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and
-    shows document, reference, candidate and score of each in `output_dir/_quals/eval-STEP.jsonl` and, where
-    `report_to` names them, in ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases. Another
-    scorer gives metrics and columns its own name.
+    the triples of [`select_triples`], or, with `include_rest`, gives their rows a negative. The first refresh fixes
+    their number; before it, a step is tried on a row or two. At evaluations, and before training if there will be any,
+    it summarizes a fixed sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and shows document,
+    reference, candidate and score of each in `output_dir/_quals/eval-STEP.jsonl` and, where `report_to` names them, in
+    ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases. Another scorer gives metrics and
+    columns its own name.
 
     Processes share the work; candidates depend on `args.seed`, the epoch and the document, not on batches or their
     number. State is saved in every checkpoint: a run that was killed at any moment and is resumed ends with the same
@@ -111,7 +120,7 @@ class QualsCallback(TrainerCallback):
     def attach(self, trainer: Seq2SeqTrainer) -> None:
         """Refuses arguments and data that cannot work. Events hand over neither data sets nor the accelerator."""
         self._attached = trainer
-        _check_arguments(trainer, self.config.num_triples)
+        check_arguments(trainer, self.config)
         dataset: Any = trainer.train_dataset
         if dataset is not None:
             rows = self._rows(dataset, "training")
@@ -132,15 +141,20 @@ class QualsCallback(TrainerCallback):
             self._dataset.show_all()
 
     def choose(self) -> None:
-        """The first selection of a run, on whose number of triples the schedule of steps depends."""
+        """The first selection of a run, on whose number of rows the schedule of steps depends."""
+        trainer, documents = self._trainer, self._dataset.dataset
+        check_batches(trainer, self._most_rows)
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            try_step(trainer, self._rows(documents, "training"), self.config)
         if self._checkpoint is not None:
             self._apply(self._load(Path(self._checkpoint)))
-        elif self.state is None and self.config.num_triples is None:
+        elif self.state is None and self.config.num_triples is None and not self.config.include_rest:
             self._refresh(epoch=0)
         elif self.state is None:
             # Their number is all that the schedule needs; they are chosen once the model is wrapped.
-            rows = range(self.config.num_triples or 0)
+            rows = range(self._most_rows)
             self._dataset.set_triples(rows, [[] for _ in rows])
+        check_batches(trainer, len(self._dataset))
 
     def evaluate(self, dataset: Any, metric_key_prefix: str) -> dict[str, float]:
         """
@@ -170,6 +184,8 @@ class QualsCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if self.state is None:
             self._refresh(epoch=0)
+        if state.is_world_process_zero:
+            self._say_what_an_epoch_is()
         if state.global_step == 0 and args.eval_strategy != "no" and not args.eval_on_start:
             # What training starts from, to compare with.
             for name, dataset in self._evaluation_sets().items():
@@ -196,6 +212,7 @@ class QualsCallback(TrainerCallback):
             KeptRefresh.remove(self._folder)
 
     def on_train_end(self, args, state, control, **kwargs):
+        check_weights(self._trainer.model)
         self.on_save(args, state, control)
 
     # ---- The trainer's parts ----
@@ -254,15 +271,56 @@ class QualsCallback(TrainerCallback):
 
     # ---- Refresh ----
 
-    def _refresh(self, epoch: int) -> None:
-        seed, sampler = self._args.seed, self._sampler
+    @property
+    def _most_rows(self) -> int:
+        """How many rows an epoch has, or, before a first selection that sets their number, can have."""
+        num_documents = len(self._dataset.dataset)
+        if self.config.include_rest:
+            return num_documents
+        if self.config.num_triples is not None:
+            return self.config.num_triples
+        return max(1, share_of(min(self.config.positive_share, self.config.negative_share), num_documents))
+
+    def _say_what_an_epoch_is(self) -> None:
+        """Fewer steps than the number of documents suggests change what all that counts steps means."""
+        args, num_rows, num_documents = self._args, len(self._dataset), len(self._dataset.dataset)
+        num_triples = len(self.state.triples) if self.state is not None else 0
+        train_dataloader: Any = self._trainer.callback_handler.train_dataloader
+        num_batches = len(train_dataloader)
+        num_steps = math.ceil(num_batches / args.gradient_accumulation_steps)
+        steps = f"{num_steps} step{'s' if num_steps > 1 else ''}"
+        if self.config.include_rest:
+            logger.info(f"An epoch is all {num_documents} documents, {num_triples} of them triples: {steps}.")
+        elif num_rows < num_documents:
+            logger.warning(
+                f"An epoch is {num_triples} triples of {num_documents} documents: {steps}. warmup_steps, eval_steps "
+                "and save_steps count these. QualsCallbackConfig(include_rest=True) keeps all other rows, with the "
+                "likelihood alone."
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        """All that candidates and scores depend on beside the model's weights, as JSON's types."""
+        model: Any = self._trainer.model
+        generation: dict[str, Any] = json.loads(model.generation_config.to_json_string())
+        generation.pop("transformers_version", None)
         settings = {
-            **self.config.selection_settings(),
-            "scorer": [self.scorer.name, dict(self.scorer.settings())],
-            "epoch": epoch,
+            **self.config.candidate_settings(),
+            "scorer": self.scorer.name,
+            **{f"scorer.{name}": value for name, value in self.scorer.settings().items()},
+            **{f"generation_config.{name}": value for name, value in generation.items()},
+            "seed": self._args.seed,
             "data": self._data_digest,
-            "seed": seed,
         }
+        try:
+            return json.loads(json.dumps(nan_to_none(settings), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"settings() of the scorer {self.scorer.name!r} must hold JSON's types: {error}."
+            ) from error
+
+    def _refresh(self, epoch: int) -> None:
+        seed, sampler, settings = self._args.seed, self._sampler, self._settings()
+        check_weights(sampler.model)
         state = refresh(
             sampler,
             self.scorer,
@@ -271,15 +329,17 @@ class QualsCallback(TrainerCallback):
             epoch=epoch,
             seed=seed,
             previous=self.state,
-            kept=KeptRefresh(self._folder, sampler.model, settings),
+            kept=KeptRefresh(self._folder, sampler.model, {**settings, "epoch": epoch}),
             show_progress_bar=self._shows_progress,
         )
-        state.settings = settings
+        state.settings = {**settings, **self.config.selection_settings()}
         self._apply(state)
 
     def _apply(self, state: RefreshState) -> None:
         self.state = state
-        self._dataset.set_triples([triple.document for triple in state.triples], state.negatives())
+        negative_of = dict(zip((triple.document for triple in state.triples), state.negatives(), strict=True))
+        rows = range(len(self._dataset.dataset)) if self.config.include_rest else list(negative_of)
+        self._dataset.set_triples(rows, [negative_of.get(row, []) for row in rows])
 
     def _load(self, checkpoint: Path) -> RefreshState:
         path = checkpoint / STATE_NAME
@@ -295,26 +355,20 @@ class QualsCallback(TrainerCallback):
                 f"{path} was written for {len(state.reference_scores)} documents, the training set has "
                 f"{num_documents}: resume with the same training set."
             )
-        return state
-
-
-def _check_arguments(trainer: Seq2SeqTrainer, num_triples: int | None) -> None:
-    """Refuses what keeps old rows, or shards the model so that it cannot be sampled from."""
-    args: Any = trainer.args
-    if args.dataloader_persistent_workers:
-        raise ValueError(
-            "dataloader_persistent_workers=True keeps workers that never see a refreshed S-: set it to False."
-        )
-    if args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
-        raise ValueError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} measures the lengths once, but each "
-            "refresh changes the rows: use 'random' or 'sequential'."
-        )
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        if num_triples is None:
-            raise ValueError(
-                "FSDP and DeepSpeed shard the model once the schedule of steps is known, and nothing can be "
-                "sampled before to set the number of triples: give QualsCallbackConfig num_triples."
+        settings = {**self._settings(), **self.config.selection_settings()}
+        if state.settings.get("data") != settings["data"]:
+            raise InputError(
+                f"{path} was written for another training set, with other documents or references or in another "
+                "order: resume with the same, or load the checkpoint's model and train anew."
             )
-        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
-            raise ValueError("Models sharded by FSDP 1 cannot generate: set fsdp_version to 2.")
+        changed = [
+            f"{name} was {state.settings.get(name)!r} and is {settings.get(name)!r}"
+            for name in sorted({*state.settings, *settings})
+            if state.settings.get(name) != settings.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{path} was written with other settings: {', '.join(changed)}. Resume with the same, or load the "
+                "checkpoint's model and train anew."
+            )
+        return state

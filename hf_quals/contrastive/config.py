@@ -28,9 +28,12 @@ class QualsCallbackConfig:
             that come first.
         negative_share (`float`, *optional*, defaults to 0.3): Share of the documents in S-.
         num_triples (`int`, *optional*): How many triples an epoch has; what the first selection has if left out. FSDP
-            and DeepSpeed need it.
+            and DeepSpeed need it, or `include_rest`.
+        include_rest (`bool`, *optional*, defaults to `False`): Whether all other rows stay in the epoch, with the
+            likelihood alone, as `Seq2SeqTrainer` trains them. The paper trains on the triples alone.
         refresh_every (`int`, *optional*, defaults to 1): Epochs between two refreshes. An epoch is one pass over the
-            triples: with `num_triples` N times the rows of a step, there is a refresh every N steps.
+            triples, or with `include_rest` over all rows: with `num_triples` N times the rows of a step, there is a
+            refresh every N steps.
 
         > Parameters that control the evaluation and the memory
 
@@ -50,6 +53,9 @@ class QualsCallbackConfig:
     num_triples: int | None = field(
         default=None, metadata={"help": "Triples an epoch; as many as the first selection has if left out."}
     )
+    include_rest: bool = field(
+        default=False, metadata={"help": "Train on all other rows, too, with the likelihood alone."}
+    )
     refresh_every: int = field(default=1, metadata={"help": "Epochs between two selections."})
 
     num_eval_samples: int = field(default=32, metadata={"help": "Documents scored at evaluations during training."})
@@ -64,7 +70,11 @@ class QualsCallbackConfig:
         for name in ("positive_share", "negative_share"):
             check_share(name, getattr(self, name))
 
+    def candidate_settings(self) -> dict[str, Any]:
+        """What candidates depend on, as JSON's types."""
+        return {name: getattr(self, name) for name in ("num_candidates", "top_k", "max_new_tokens")}
+
     def selection_settings(self) -> dict[str, Any]:
-        """What S+ and S- depend on, as JSON's types."""
-        names = ("num_candidates", "top_k", "max_new_tokens", "positive_share", "negative_share", "refresh_every")
-        return {name: getattr(self, name) for name in names}
+        """What the rows of an epoch depend on, as JSON's types."""
+        names = ("positive_share", "negative_share", "num_triples", "include_rest", "refresh_every")
+        return {**self.candidate_settings(), **{name: getattr(self, name) for name in names}}

@@ -19,13 +19,14 @@ from tqdm import tqdm
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from ..errors import InputError
 from ..files import nan_to_none, write_atomically
 from ..scorers import Scorer, mean_score
 from .config import QualsCallbackConfig
 from .rows import TextRow, TextRows
 from .sampling import CandidateSampler
 from .scoring import none_to_nan, score_summaries
-from .selection import Triple, select_triples
+from .selection import Triple, select_triples, worst_candidates
 
 
 logger = logging.get_logger(__name__)
@@ -59,7 +60,7 @@ class RefreshState:
     Args:
         epoch (`int`): The epoch it was made for.
         reference_scores (`list[float]`): The score of each document's reference.
-        candidates (`list[Candidates]`): The candidates of each document.
+        candidates (`list[Candidates]`): The candidates of each document; see [`fill_up`] for those of an older epoch.
         triples (`list[Triple]`): S+ and S-.
         history (`list[dict]`): Means of this refresh and those before.
         settings (`dict`): All that a refresh depends on beside the model: a run goes on only with the same.
@@ -89,15 +90,30 @@ class RefreshState:
 
     @classmethod
     def load(cls, path: Path) -> RefreshState:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            epoch=fields["epoch"],
-            reference_scores=none_to_nan(fields["reference_scores"]),
-            candidates=[Candidates.from_dict(candidates) for candidates in fields["candidates"]],
-            triples=[Triple(**triple) for triple in fields["triples"]],
-            history=fields["history"],
-            settings=fields["settings"],
-        )
+        """
+        Reads what [`save`] wrote.
+
+        Raises:
+            `InputError`: if the file is damaged; the message names it.
+        """
+        try:
+            fields = json.loads(path.read_bytes())
+            state = cls(
+                epoch=int(fields["epoch"]),
+                reference_scores=none_to_nan(fields["reference_scores"]),
+                candidates=[Candidates.from_dict(candidates) for candidates in fields["candidates"]],
+                triples=[Triple(**triple) for triple in fields["triples"]],
+                history=list(fields["history"]),
+                settings=dict(fields["settings"]),
+            )
+            if len(state.reference_scores) != len(state.candidates) or not all(state.negatives()):
+                raise ValueError("its parts do not fit together")
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InputError(
+                f"{path} is damaged, or of another version ({type(error).__name__}: {error}): go on from another "
+                "checkpoint, or load this one's model and train anew."
+            ) from error
+        return state
 
 
 def refresh(
@@ -118,12 +134,16 @@ def refresh(
     Processes share the documents, and all get the whole result. Candidates depend on seed, epoch and document, not on
     batches or the number of processes.
 
-    `previous`, the refresh before, gives the references' scores, the number of triples and the history. `kept` keeps
-    finished batches, and gives back those of an interrupted refresh.
+    Where no document has both a reference in S+ and a candidate in S-, as may be with few documents, the one with the
+    largest margin is the only triple.
+
+    `previous`, the refresh before, gives the references' scores, the number of triples and the history; [`fill_up`]
+    says what is done where fewer documents have scores now. `kept` keeps finished batches, and gives back those of an
+    interrupted refresh.
 
     Raises:
-        `ValueError`: if no document has both a reference in S+ and a candidate in S-, or fewer than `num_triples` have
-            scores.
+        `ValueError`: if no document has both a scored reference and a scored candidate, or, in the first refresh,
+            fewer than `num_triples` have.
     """
     accelerator, batch_size = sampler.accelerator, config.batch_size
     scored = kept.load(accelerator) if kept else {}
@@ -148,20 +168,12 @@ def refresh(
     # Rows of the padding come twice, with equal results.
     of_all = dict(gather_object(list(scored.items())))
     reference_scores = [of_all[row][0] for row in range(len(rows))]
-    candidates = [of_all[row][1] for row in range(len(rows))]
-    triples = select_triples(
-        reference_scores,
-        [of_document.scores for of_document in candidates],
-        positive_share=config.positive_share,
-        negative_share=config.negative_share,
-        num_triples=len(previous.triples) if previous else config.num_triples,
+    sampled = [of_all[row][1] for row in range(len(rows))]
+    candidates = fill_up(previous, sampled) if previous else sampled
+    triples = _select(
+        reference_scores, candidates, config, num_triples=len(previous.triples) if previous else config.num_triples
     )
-    if not triples:
-        raise ValueError(
-            f"No document of {len(rows)} has both a reference among the best {config.positive_share:.0%} and a "
-            f"candidate among the worst {config.negative_share:.0%}: take more documents, or larger shares."
-        )
-    means = _means(scorer.name, epoch, reference_scores, candidates, triples)
+    means = _means(scorer.name, epoch, reference_scores, sampled, candidates, triples)
     logger.info(f"S+ and S- of epoch {epoch}: {means}")
     history = [*(previous.history if previous else []), means]
     return RefreshState(epoch, reference_scores, candidates, triples, history)
@@ -194,11 +206,65 @@ def _sample_and_score(
     return results
 
 
+def fill_up(previous: RefreshState, sampled: list[Candidates]) -> list[Candidates]:
+    """
+    The candidates to select from where a schedule of steps needs as many triples as before, and fewer documents have
+    scores now: all of these, and the missing ones among the triples before, those with the largest margin first, keep
+    the candidates of that epoch.
+
+    There are always enough of them: references are scored once, so that each of the triples before can be kept.
+    """
+    scored = worst_candidates(previous.reference_scores, [candidates.scores for candidates in sampled])
+    num_missing = len(previous.triples) - len(scored)
+    if num_missing <= 0:
+        return sampled
+
+    def margin(triple: Triple) -> float:
+        before = previous.candidates[triple.document].scores[triple.candidate]
+        return previous.reference_scores[triple.document] - before
+
+    unscored = [triple for triple in previous.triples if triple.document not in scored]
+    kept = {triple.document for triple in sorted(unscored, key=margin, reverse=True)[:num_missing]}
+    logger.warning(
+        f"Only {len(scored)} documents have both a scored reference and a scored candidate now, and an epoch has "
+        f"{len(previous.triples)} triples: {num_missing} of the triples before stay as they were."
+    )
+    pairs = zip(previous.candidates, sampled, strict=True)
+    return [before if row in kept else now for row, (before, now) in enumerate(pairs)]
+
+
+def _select(
+    reference_scores: list[float], candidates: list[Candidates], config: QualsCallbackConfig, num_triples: int | None
+) -> list[Triple]:
+    """S+ and S-: at least one triple."""
+    candidate_scores = [of_document.scores for of_document in candidates]
+    shares = {"positive_share": config.positive_share, "negative_share": config.negative_share}
+    triples = select_triples(reference_scores, candidate_scores, **shares, num_triples=num_triples)
+    if triples:
+        return triples
+    if not worst_candidates(reference_scores, candidate_scores):
+        raise ValueError(
+            f"No document of {len(candidates)} has both a scored reference and a scored candidate: see what the "
+            "scorer says of some of them, and whether the model writes anything."
+        )
+    logger.warning(
+        f"No document of {len(candidates)} has both a reference among the best {config.positive_share:.0%} and a "
+        f"candidate among the worst {config.negative_share:.0%}: the one with the largest margin is the only triple. "
+        "Take more documents, larger shares, or num_triples."
+    )
+    return select_triples(reference_scores, candidate_scores, **shares, num_triples=1)
+
+
 def _means(
-    name: str, epoch: int, reference_scores: list[float], candidates: list[Candidates], triples: list[Triple]
+    name: str,
+    epoch: int,
+    reference_scores: list[float],
+    sampled: list[Candidates],
+    candidates: list[Candidates],
+    triples: list[Triple],
 ) -> dict[str, Any]:
-    """One line of the history."""
-    every_candidate = [score for of_document in candidates for score in of_document.scores]
+    """One line of the history: of all that was sampled now, and of the triples chosen among the candidates."""
+    every_candidate = [score for of_document in sampled for score in of_document.scores]
     chosen = [candidates[triple.document].scores[triple.candidate] for triple in triples]
     return {
         "epoch": epoch,
@@ -225,19 +291,19 @@ class KeptRefresh:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, parameter in model.named_parameters():
             digest.update(name.encode())
-            digest.update(_bytes(parameter))
+            digest.update(local_part(parameter).cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         self.folder, self.name = folder, f"refresh-{digest.hexdigest()[:16]}"
 
     def load(self, accelerator: Any) -> dict[int, tuple[float, Candidates]]:
-        """What all processes have kept; a line that was cut off is left out."""
+        """What all processes have kept; a line that was cut off or damaged is left out, and sampled again."""
         kept: dict[int, tuple[float, Candidates]] = {}
         for path in sorted(self.folder.glob(f"{self.name}-*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_bytes().splitlines():
                 try:
                     row, reference_score, candidates = json.loads(line)
-                except json.JSONDecodeError:
+                    kept[row] = (none_to_nan([reference_score])[0], Candidates.from_dict(candidates))
+                except (ValueError, TypeError, LookupError):
                     continue
-                kept[row] = (none_to_nan([reference_score])[0], Candidates.from_dict(candidates))
         # No process may append before all have read.
         accelerator.wait_for_everyone()
         return kept
@@ -260,13 +326,13 @@ class KeptRefresh:
             path.unlink(missing_ok=True)
 
 
-def _bytes(parameter: Any) -> bytes:
+def local_part(parameter: Any) -> torch.Tensor:
     """The part of a parameter that this process holds."""
     if is_deepspeed_zero3_enabled():
         parameter = parameter.ds_tensor
     elif isinstance(parameter, DTensor):
         parameter = parameter.to_local()
-    return parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return parameter.detach()
 
 
 def _seed(*numbers: int) -> int:

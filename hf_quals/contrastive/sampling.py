@@ -93,7 +93,7 @@ class CandidateSampler:
         return decode(self.tokenizer, token_ids)
 
     def _generate(self, prompts: Sequence[torch.Tensor], **gen_kwargs: Any) -> list[list[int]]:
-        with _undisturbed(self.model, self.accelerator), self.accelerator.autocast():
+        with undisturbed(self.model, self.accelerator, training=False), self.accelerator.autocast():
             generated = generate_from_prompts(
                 self.model,
                 [prompt.to(self.accelerator.device) for prompt in prompts],
@@ -110,7 +110,8 @@ def generate_from_prompts(
     model: Any, prompts: list[torch.Tensor], *, pad_token_id: int, **gen_kwargs: Any
 ) -> torch.Tensor:
     """
-    Generates from documents (encoder–decoder) or prompts (decoder-only), which are on the model's device.
+    Generates from documents (encoder–decoder) or prompts (decoder-only), which are on the model's device: one sequence
+    each, whatever the model's own generation settings say, unless `num_return_sequences` is among `gen_kwargs`.
 
     Returns:
         `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
@@ -124,21 +125,22 @@ def generate_from_prompts(
         attention_mask=pad_sequence(ones, batch_first=True, padding_side=side),
         synced_gpus=is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
         pad_token_id=pad_token_id,
-        **gen_kwargs,
+        **{"num_return_sequences": 1, **gen_kwargs, "return_dict_in_generate": False},
     )
     return generated[:, 1 if is_encoder_decoder else input_ids.shape[1] :]
 
 
 @contextmanager
-def _undisturbed(model: Any, accelerator: Accelerator) -> Iterator[None]:
-    """Evaluates the model, and gives back its mode and the global random state."""
-    was_training = model.training
-    model.eval()
+def undisturbed(model: Any, accelerator: Accelerator, *, training: bool) -> Iterator[None]:
+    """Trains or evaluates the model, and gives back the mode of each of its modules and the global random state."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
     try:
         with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
             yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _until(token_ids: list[int], ends: set[int]) -> list[int]:

@@ -65,11 +65,7 @@ def select_triples(
     check_share("positive_share", positive_share)
     check_share("negative_share", negative_share)
 
-    worst: dict[int, int] = {}
-    for document, (reference, candidates) in enumerate(zip(reference_scores, candidate_scores, strict=True)):
-        scored = [candidate for candidate, score in enumerate(candidates) if not math.isnan(score)]
-        if scored and not math.isnan(reference):
-            worst[document] = min(scored, key=candidates.__getitem__)
+    worst = worst_candidates(reference_scores, candidate_scores)
     if num_triples is not None and not 0 <= num_triples <= len(worst):
         raise ValueError(
             f"{num_triples} triples were asked for, but only {len(worst)} of {len(reference_scores)} documents have "
@@ -80,9 +76,9 @@ def select_triples(
         return candidate_scores[document][worst[document]]
 
     best_references = sorted(worst, key=lambda document: -reference_scores[document])
-    worst_candidates = sorted(worst, key=worst_score)
-    positive = set(best_references[: _share_of(worst, positive_share)])
-    negative = set(worst_candidates[: _share_of(worst, negative_share)])
+    lowest_candidates = sorted(worst, key=worst_score)
+    positive = set(best_references[: share_of(positive_share, len(worst))])
+    negative = set(lowest_candidates[: share_of(negative_share, len(worst))])
     selected = positive & negative
     if num_triples is not None:
         by_margin = sorted(worst, key=lambda document: worst_score(document) - reference_scores[document])
@@ -91,11 +87,25 @@ def select_triples(
     return [Triple(document, worst[document]) for document in sorted(selected)]
 
 
+def worst_candidates(reference_scores: Sequence[float], candidate_scores: Sequence[Sequence[float]]) -> dict[int, int]:
+    """
+    The candidate with the lowest score of each document that can be selected: one whose reference and at least one of
+    whose candidates have a score. Arguments are those of [`select_triples`].
+    """
+    worst = {}
+    for document, (reference, candidates) in enumerate(zip(reference_scores, candidate_scores, strict=True)):
+        scored = [candidate for candidate, score in enumerate(candidates) if not math.isnan(score)]
+        if scored and not math.isnan(reference):
+            worst[document] = min(scored, key=candidates.__getitem__)
+    return worst
+
+
 def check_share(name: str, share: float) -> None:
     """Raises a `ValueError` for a share that is not above 0 and at most 1."""
     if not 0 < share <= 1:
         raise ValueError(f"{name} must be above 0 and at most 1, got {share}.")
 
 
-def _share_of(documents: dict[int, int], share: float) -> int:
-    return math.floor(share * len(documents) + 0.5)
+def share_of(share: float, num_documents: int) -> int:
+    """So many documents, rounded to the nearest number."""
+    return math.floor(share * num_documents + 0.5)

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .callback import QualsCallback
 from .card import add_contrastive_training
+from .checks import check_loss, check_weights
 from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
 from .forward import (
     ContrastiveOutput,
@@ -239,8 +240,9 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         Transformers' encoder–decoder models average over the tokens of a batch whatever `num_items_in_batch` says, so
         that batches of one step would weigh differently.
         """
+        brings_negatives = self._brings_negatives or self.quals_callback is not None
         is_shared = self.args.gradient_accumulation_steps * self.args.world_size > 1
-        return model.training and self.is_encoder_decoder and is_shared and self._brings_negatives
+        return model.training and self.is_encoder_decoder and is_shared and brings_negatives
 
     def _forward(self, model, inputs) -> ContrastiveOutput:
         if self.is_encoder_decoder:
@@ -249,6 +251,13 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         return forward_decoder_only(
             model, self.base_model, inputs, self._pad_token_id, share_document=can_share_prompt(self.base_model)
         )
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # With fp16, the scaler leaves such steps out and lowers its scale.
+        if self.accelerator.mixed_precision != "fp16":
+            check_loss(loss, self.state.global_step)
+        return loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
         negatives = [batch[NEGATIVE_LABELS] for batch in batch_samples if NEGATIVE_LABELS in batch]
@@ -306,6 +315,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir=None, _internal_call=False):
+        check_weights(self.model)
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.quals_callback is not None and self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
             # First of all that a checkpoint holds: where the rest is there, this is too.
