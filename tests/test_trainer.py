@@ -12,18 +12,20 @@ from contrastive_world import (
     PLAIN_DESCENT,
     arguments,
     assert_same_step,
+    callback,
     emptied,
     rows,
     trainer,
     weights,
     without_dropout,
 )
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_quals import ContrastiveSeq2SeqTrainer
 from hf_quals.contrastive.losses import LOSSES
+from hf_quals.judges.rouge import RougeScorer
 
 
 FAMILIES = ["bart", "t5", "llama"]
@@ -187,6 +189,43 @@ def test_two_accumulated_batches_of_two_are_one_batch_of_four(tmp_path, family, 
     assert_same_step(weights(tiny_model(family)), own, expected)
 
 
+class Listed(torch.utils.data.Dataset):
+    """A set whose columns are not known beforehand."""
+
+    def __init__(self, data):
+        self.rows = [row if row["negative_labels"] else without(row, "negative_labels") for row in data]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def without(row, name):
+    return {column: value for column, value in row.items() if column != name}
+
+
+def stream_of_unknown_columns(data):
+    read = Listed(data).rows
+    stream = IterableDataset.from_generator(lambda: iter(read))
+    assert stream.column_names is None
+    return stream
+
+
+@pytest.mark.parametrize("as_set", [Listed, Dataset.to_iterable_dataset, stream_of_unknown_columns])
+def test_rows_weigh_alike_whatever_is_known_of_their_set_beforehand(tmp_path, as_set):
+    table = emptied(rows("bart", 4, negatives=True), [0, 1])
+    expected, _ = trained("bart", tmp_path, table, per_device_train_batch_size=4)
+    data = as_set(table)
+    changed = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 1}
+    own, run = trained("bart", tmp_path, data, **changed)
+    assert run.state.global_step == 1
+    assert_same_step(weights(tiny_model("bart")), own, expected)
+    run.save_model(str(tmp_path / "saved"))
+    assert "## Contrastive training" in (tmp_path / "saved" / "README.md").read_text()
+
+
 def test_the_parts_of_the_loss_are_logged_and_the_negatives_probability_falls(tmp_path):
     data = rows("bart", 4, negatives=True)
     changed = {"per_device_train_batch_size": 4, "num_train_epochs": 40, "learning_rate": 1e-2}
@@ -256,6 +295,47 @@ def test_an_adapter_is_trained_and_its_base_is_not(tmp_path, family):
     assert changed
     assert all("lora_" in name for name in changed)
     assert run.state.log_history[0]["negative_prob"] > 0
+
+
+def test_a_prompt_of_virtual_tokens_is_trained(tmp_path):
+    torch.manual_seed(0)
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_model("llama"), config)
+    before = weights(model)
+    chooser = callback(RougeScorer(), positive_share=1.0, num_triples=2)
+    run = trainer("llama", tmp_path, model=model, callbacks=[chooser], num_train_epochs=1)
+    run.train()
+    changed = {name for name, weight in weights(model).items() if not torch.equal(weight, before[name])}
+    assert changed == {"prompt_encoder.default.embedding.weight"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=4, task_type="SEQ_2_SEQ_LM"),
+        PrefixTuningConfig(
+            num_virtual_tokens=2, encoder_hidden_size=4, prefix_projection=True, task_type="SEQ_2_SEQ_LM"
+        ),
+    ],
+)
+def test_what_a_checkpoint_does_not_hold_is_not_read_back(tmp_path, config):
+    model = get_peft_model(tiny_model("bart"), config)
+    run = trainer("bart", tmp_path, model=model, save_strategy="epoch", num_train_epochs=1)
+    run.train()
+    with pytest.raises(ValueError, match="resume_from_checkpoint=True reads an adapter back, but of "):
+        run.train(resume_from_checkpoint=True)
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    with pytest.raises(ValueError, match="load_best_model_at_end=True reads an adapter back"):
+        trainer("bart", tmp_path, model=model, eval_dataset=rows("bart", 2), **best)
+
+
+def test_a_tuned_prompt_is_read_back(tmp_path):
+    model = get_peft_model(tiny_model("bart"), PromptTuningConfig(num_virtual_tokens=2, task_type="SEQ_2_SEQ_LM"))
+    run = trainer("bart", tmp_path, model=model, save_strategy="epoch", num_train_epochs=2)
+    run.train()
+    unbroken = weights(model)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert_close(weights(model), unbroken)
 
 
 @pytest.mark.slow
