@@ -25,7 +25,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_quals import DataCollatorForContrastiveSeq2Seq
 from hf_quals.contrastive.forward import (
-    can_share_prompt,
     forward_decoder_only,
     forward_encoder_decoder,
     split_prompts,
@@ -93,7 +92,6 @@ def test_logits_are_those_of_a_pass_for_each_summary(family, with_adapter, share
 def test_a_shared_prompt_gives_the_gradients_of_two_sequences(attention, side):
     model = tiny_model("llama")
     model.set_attn_implementation(attention)
-    assert can_share_prompt(model)
     inputs, _ = batch("llama", side)
     shared, plain = (gradients("llama", model, inputs, share_document=share) for share in (True, False))
     assert_same_gradients(shared, plain)
@@ -248,12 +246,6 @@ def test_layers_that_run_again_in_the_backward_pass_find_what_they_found(family,
     calls = rows_read(cross_attention_keys(family, checkpointed))
     assert_same_gradients(gradients(family, checkpointed, inputs), gradients(family, model, inputs))
     assert calls == [8, 8]
-
-
-def test_models_whose_layers_do_not_see_all_tokens_share_no_prompt():
-    model = tiny_model("llama")
-    model.config.sliding_window = 8
-    assert not can_share_prompt(model)
 
 
 def test_a_row_without_a_prompt_is_refused():

@@ -21,7 +21,14 @@ from contrastive_world import (
 )
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    MptForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
 from hf_quals import ContrastiveSeq2SeqTrainer
 from hf_quals.contrastive.losses import LOSSES
@@ -103,6 +110,15 @@ def literal_loss(family, model, data, epsilon):
     return total / tokens
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+# MPT derives distances from columns (ALiBi); a window hides tokens of a packed row that the summary would see.
+MODELS = [
+    (LlamaForCausalLM, {**SMALL, "intermediate_size": 32}, True),
+    (MistralForCausalLM, {**SMALL, "intermediate_size": 32, "num_key_value_heads": 2, "sliding_window": 12}, False),
+    (MptForCausalLM, {"d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, False),
+]
+
+
 def one_batch(run, data):
     columns = ("input_ids", "attention_mask", "labels", "negative_labels")
     return run.data_collator([{name: row[name] for name in columns} for row in data])
@@ -117,6 +133,22 @@ def test_loss_is_the_published_formula(tmp_path, family, label_smoothing_factor)
     loss, outputs = run.compute_loss(model, one_batch(run, data), return_outputs=True)
     assert loss.item() == pytest.approx(literal_loss(family, model, data, label_smoothing_factor), rel=1e-5)
     assert outputs["logits"].shape[-1] == model.config.vocab_size
+
+
+@pytest.mark.parametrize(("model_class", "changed", "shares"), MODELS)
+def test_a_prompt_is_shared_where_the_model_shows_that_it_can_be(tmp_path, model_class, changed, shares):
+    of_tiny = tiny_model("llama").config
+    names = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "initializer_range")
+    torch.manual_seed(0)
+    config = model_class.config_class(**{name: getattr(of_tiny, name) for name in names}, **changed)
+    model, data, columns = model_class(config).eval(), rows("llama", 4, negatives=True), []
+    run = trainer("llama", tmp_path, data=data, model=model)
+    batch = one_batch(run, data)
+    loss = run.compute_loss(model, dict(batch))
+    assert loss.item() == pytest.approx(literal_loss("llama", model, data, 0.0), rel=1e-5)
+    model.get_input_embeddings().register_forward_hook(lambda _module, args, _output: columns.append(len(args[0])))
+    run.compute_loss(model, dict(batch))
+    assert columns == [4 if shares else 8]
 
 
 @pytest.mark.parametrize("family", ["bart", "llama"])

@@ -5,7 +5,6 @@ Both functions return the logits of both summaries with the labels they belong t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -202,27 +201,11 @@ def _forward_behind_own_prompts(model, base, prompts, labels, pad_token_id):
     return outputs, logits.split(len(prompts))
 
 
-def can_share_prompt(model: PreTrainedModel) -> bool:
-    """
-    Whether two continuations can stand behind one prompt: every layer attends to all tokens its mask allows, and takes
-    a mask of four dimensions and positions as they are given.
-    """
-    config = model.config.get_text_config()
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        config._attn_implementation in ("sdpa", "eager")
-        and _accepts(model, "position_ids")
-        and _accepts(model, "logits_to_keep")
-        and model._supports_attention_backend
-        and not model._is_stateful
-        and set(layers) == {"full_attention"}
-        and (getattr(config, "sliding_window", None) is None or getattr(config, "layer_types", None) is not None)
-    )
-
-
 def has_virtual_tokens(model: Any) -> bool:
-    """Whether a PEFT method puts tokens of its own before the prompt (prompt, prefix and p-tuning): it takes no mask
-    that says who sees whom."""
+    """
+    Whether a PEFT method puts tokens of its own before the prompt (prompt, prefix, p-tuning). Such a method takes no
+    mask that says who sees whom.
+    """
     config = getattr(model, "active_peft_config", None)
     return config is not None and config.is_prompt_learning
 
@@ -250,10 +233,6 @@ def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[t
         prompts.append(prompt)
         summaries.append(row_labels[is_summary])
     return prompts, summaries
-
-
-def _accepts(model: PreTrainedModel, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters
 
 
 def _checkpoints_activations(model: PreTrainedModel) -> bool:

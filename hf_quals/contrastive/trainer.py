@@ -16,12 +16,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
+from ..qagen.packing import packable_length
 from .callback import QualsCallback
 from .card import add_contrastive_training
 from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
 from .forward import (
     ContrastiveOutput,
-    can_share_prompt,
     forward_decoder_only,
     forward_encoder_decoder,
     has_virtual_tokens,
@@ -172,6 +172,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         # What is known of the set beforehand; one whose columns are not shows its negatives step by step.
         self._brings_negatives = NEGATIVE_LABELS in (getattr(train_dataset, "column_names", None) or [])
         self._step_has_negatives = self._has_seen_negatives = False
+        # Up to how many tokens s+ and s- may share a prompt; proved on the model when it is first needed.
+        self._packable_length: float | None = None
         self._evaluated: Any = None
         self._generated: list[torch.Tensor] = []
         if self.quals_callback is not None:
@@ -212,6 +214,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if resume_from_checkpoint is True:
             # Found here and not by the parent: the negatives are restored before the parent reads its own state.
             resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
+        self._packable_length = None  # `model_init` makes another model
         if self.quals_callback is not None:
             self.quals_callback.begin(resume_from_checkpoint or None)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -223,9 +226,9 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             if num_trained > sum(weight.numel() for weight in get_peft_model_state_dict(model).values()):
                 raise ValueError(
-                    f"{argument} reads an adapter back, but of {model.active_peft_config.peft_type} PEFT saves no more "
-                    "than the virtual tokens that its network writes: training would go on with another network. Leave it "
-                    "out, or choose a method that is saved whole, such as PromptTuningConfig or LoraConfig."
+                    f"{argument} reads an adapter back, but of {model.active_peft_config.peft_type} PEFT saves no "
+                    "more than the virtual tokens that its network writes: training would go on with another network. "
+                    "Leave it out, or choose a method that is saved whole, such as PromptTuningConfig or LoraConfig."
                 )
 
     def get_train_dataloader(self):
@@ -283,8 +286,13 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if self.is_encoder_decoder:
             # torch.compile does not notice hooks that come and go.
             return forward_encoder_decoder(model, self.base_model, inputs, share_document=not self.args.torch_compile)
-        share_prompt = can_share_prompt(self.base_model) and not has_virtual_tokens(self._unwrapped)
-        return forward_decoder_only(model, self.base_model, inputs, self._pad_token_id, share_document=share_prompt)
+        if self._packable_length is None:
+            is_out_of_question = has_virtual_tokens(self._unwrapped)
+            self._packable_length = 0 if is_out_of_question else packable_length(self.base_model, cached=False)
+        longest = inputs["input_ids"].shape[1] + inputs[NEGATIVE_LABELS].shape[1]
+        return forward_decoder_only(
+            model, self.base_model, inputs, self._pad_token_id, share_document=longest <= self._packable_length
+        )
 
     def _get_num_items_in_batch(self, batch_samples, device):
         negatives = [batch[NEGATIVE_LABELS] for batch in batch_samples if NEGATIVE_LABELS in batch]
@@ -308,7 +316,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, dict):
             # Here, since the parent does not hand `gen_kwargs` on.
-            metrics = {}
+            metrics: dict[str, float] = {}
             for name, of_name in dataset.items():
                 prefix, of_name = f"{metric_key_prefix}_{name}", name if eval_dataset is None else of_name
                 metrics |= self.evaluate(of_name, ignore_keys, prefix, **gen_kwargs)
@@ -367,7 +375,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         # The loss of an evaluation is the likelihood's, whatever the columns.
-        inputs = {name: value for name, value in inputs.items() if name != NEGATIVE_LABELS}
+        inputs = {name: value for name, value in inputs.items() if name != NEGATIVE_LABELS and value is not None}
         if not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
         if self.is_encoder_decoder:
