@@ -413,9 +413,85 @@ def test_a_model_that_writes_nothing_has_no_score(tmp_path):
     assert [(row["candidate"], row["quals"]) for row in table] == [("", None)] * 4
 
 
-def test_predictions_are_not_scored(tmp_path):
-    run = trainer("bart", tmp_path, callbacks=[callback()], eval_dataset=rows("bart", 2))
-    assert "test_quals" not in run.predict(rows("bart", 2)).metrics
+def shown(folder, name):
+    return [json.loads(line) for line in (folder / "_quals" / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("gen_kwargs", [{}, {"max_length": 7, "num_beams": 2}, {"repetition_penalty": 9.0}])
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_all_metrics_of_an_evaluation_see_the_same_summaries(tmp_path, monkeypatch, family, gen_kwargs):
+    seen, calls, tokenizer, model = [], [], tiny_tokenizer(family), tiny_model(family)
+
+    def compute_metrics(prediction):
+        ids = [row[row >= 0] for row in prediction.predictions]
+        seen[:] = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return {}
+
+    changed = {"predict_with_generate": True, "generation_max_length": 12, "per_device_eval_batch_size": 2}
+    chooser, data = recording(num_eval_samples=5), rows(family, 5)
+    changed |= {"eval_dataset": data, "callbacks": [chooser]}
+    run = trainer(family, tmp_path, model=model, compute_metrics=compute_metrics, **changed)
+    generate = model.generate
+
+    def counted(**kwargs):
+        calls.append(len(kwargs["input_ids"]))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", counted)
+    before = model.generation_config.to_dict()
+    metrics = run.evaluate(**gen_kwargs)
+    table = shown(tmp_path, "eval-0")
+    assert [row["candidate"] for row in table] == seen
+    assert metrics["eval_rule"] == fmean(row["rule"] for row in table if row["rule"] is not None)
+    assert calls == [2, 2, 1]
+    assert model.generation_config.to_dict() == before
+    # And what they see is what was asked for.
+    length = gen_kwargs.get("max_length", 12)
+    limit = {"max_length" if family == "bart" else "max_new_tokens": length}
+    rest = {name: value for name, value in gen_kwargs.items() if name != "max_length"}
+    for row, text in zip(data, seen, strict=True):
+        ids = row["input_ids"]
+        if family == "llama":
+            ids = [token for token, label in zip(ids, row["labels"], strict=True) if label == -100]
+        written = generate(input_ids=torch.tensor([ids]), do_sample=False, pad_token_id=0, **limit, **rest)[0]
+        written = written[len(ids) :] if family == "llama" else written
+        assert text == tokenizer.decode(written, skip_special_tokens=True).strip()
+    # Without other metrics, the same summaries are generated for the score alone.
+    run.compute_metrics = None
+    assert run.evaluate(**gen_kwargs)["eval_rule"] == metrics["eval_rule"]
+    assert shown(tmp_path, "eval-0") == table
+    assert run.predict(data, metric_key_prefix="predict", **gen_kwargs).metrics["predict_rule"] == metrics["eval_rule"]
+    assert shown(tmp_path, "predict-0") == table
+
+
+def test_the_callbacks_length_is_that_of_all_summaries_where_no_other_is_named(tmp_path):
+    lengths = []
+
+    def compute_metrics(prediction):
+        lengths.append(max((row > 3).sum() for row in prediction.predictions))
+        return {}
+
+    changed = {"predict_with_generate": True, "compute_metrics": compute_metrics, "eval_dataset": rows("llama", 4)}
+    run = trainer("llama", tmp_path, callbacks=[recording(num_eval_samples=2, max_new_tokens=5)], **changed)
+    run.evaluate()
+    run.model.generation_config.max_new_tokens = 9
+    run.evaluate()
+    assert lengths == [5, 9]
+
+
+def test_arguments_of_an_evaluation_hold_for_each_of_its_sets(tmp_path):
+    sets = {"near": rows("bart", 2), "far": rows("bart", 3)}
+    run = trainer("bart", tmp_path, callbacks=[recording(num_eval_samples=3)], eval_dataset=sets)
+    metrics = run.evaluate(max_length=3)
+    assert {"eval_near_rule", "eval_far_rule"} <= metrics.keys()
+    assert all(len(row["candidate"]) <= 2 for name in sets for row in shown(tmp_path, f"eval_{name}-0"))
+
+
+def test_predictions_without_references_are_made_and_not_scored(tmp_path):
+    run = trainer("bart", tmp_path, callbacks=[recording(num_eval_samples=2)], predict_with_generate=True)
+    output = run.predict(rows("bart", 3).remove_columns("labels"))
+    assert len(output.predictions) == 3
+    assert "test_rule" not in output.metrics
 
 
 # ---- Bad input ----

@@ -4,14 +4,27 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from contrastive_world import rows, without_dropout
-from peft import LoraConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from transformers import DataCollatorForSeq2Seq
+from transformers import (
+    BlenderbotConfig,
+    BlenderbotForConditionalGeneration,
+    DataCollatorForSeq2Seq,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MBartConfig,
+    MBartForConditionalGeneration,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_quals import DataCollatorForContrastiveSeq2Seq
 from hf_quals.contrastive.forward import (
-    can_share_prompt,
     forward_decoder_only,
     forward_encoder_decoder,
     split_prompts,
@@ -79,10 +92,89 @@ def test_logits_are_those_of_a_pass_for_each_summary(family, with_adapter, share
 def test_a_shared_prompt_gives_the_gradients_of_two_sequences(attention, side):
     model = tiny_model("llama")
     model.set_attn_implementation(attention)
-    assert can_share_prompt(model)
     inputs, _ = batch("llama", side)
     shared, plain = (gradients("llama", model, inputs, share_document=share) for share in (True, False))
     assert_same_gradients(shared, plain)
+
+
+# mBART derives the decoder's start from a row's last token; the others derive nothing from labels outside `forward`.
+STARTS = {
+    "mbart": (MBartConfig, MBartForConditionalGeneration),
+    "m2m_100": (M2M100Config, M2M100ForConditionalGeneration),
+    "blenderbot": (BlenderbotConfig, BlenderbotForConditionalGeneration),
+}
+
+
+def tiny_as_bart(name, **changed):
+    """A model of another family, as small as the tiny BART and with its tokens."""
+    config_class, model_class = STARTS[name]
+    names = (
+        *("vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim"),
+        *("encoder_attention_heads", "decoder_attention_heads", "init_std", "max_position_embeddings"),
+        *("pad_token_id", "bos_token_id", "eos_token_id"),
+    )
+    values = {key: getattr(tiny_model("bart").config, key) for key in names}
+    torch.manual_seed(0)
+    return model_class(config_class(**values, **{"decoder_start_token_id": 7, **changed})).eval()
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_decoder_starts_as_generate_does_whatever_the_summarys_last_token(name):
+    model = tiny_as_bart(name)
+    inputs, features = batch("bart")
+    # As cut off: the last token is no end-of-sequence.
+    inputs["negative_labels"][:, -1:] = -100
+    features = [
+        {**row, "negative_labels": [t for t in n if t >= 0]}
+        for row, n in zip(features, inputs["negative_labels"].tolist(), strict=True)
+    ]
+    output = forward_encoder_decoder(model, model, inputs)
+    for side, summaries in (
+        (output.positive, [row["labels"] for row in features]),
+        (output.negative, [row["negative_labels"] for row in features]),
+    ):
+        for number, (row, summary) in enumerate(zip(features, summaries, strict=True)):
+            start = [7, *summary[:-1]]
+            alone = model(input_ids=torch.tensor([row["input_ids"]]), decoder_input_ids=torch.tensor([start])).logits
+            torch.testing.assert_close(side.logits[number, : len(summary)], alone[0], atol=1e-4, rtol=1e-4)
+    written = model.generate(torch.tensor([features[0]["input_ids"]]), max_new_tokens=1)
+    assert written[0, 0] == 7
+
+
+def test_a_decoder_starts_with_the_beginning_of_a_text_if_nothing_else_is_named_and_is_refused_without():
+    model, (inputs, _) = tiny_as_bart("m2m_100", decoder_start_token_id=None), batch("bart")
+    logits = forward_encoder_decoder(model, model, inputs).positive.logits
+    model.generation_config.decoder_start_token_id = 1  # the tokenizer's <s>
+    assert torch.equal(forward_encoder_decoder(model, model, inputs).positive.logits, logits)
+    model.generation_config.decoder_start_token_id = model.generation_config.bos_token_id = None
+    with pytest.raises(ValueError, match=r"set model\.generation_config\.decoder_start_token_id"):
+        forward_encoder_decoder(model, model, inputs)
+
+
+def with_virtual_tokens(family, config_class):
+    changed = {"encoder_hidden_size": 8} if config_class is PromptEncoderConfig else {}
+    task = "CAUSAL_LM" if family == "llama" else "SEQ_2_SEQ_LM"
+    torch.manual_seed(1)
+    return get_peft_model(tiny_model(family), config_class(num_virtual_tokens=3, task_type=task, **changed)).eval()
+
+
+@pytest.mark.parametrize("config_class", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_behind_virtual_tokens_logits_are_those_of_a_pass_for_each_summary(family, config_class):
+    model, (inputs, features) = with_virtual_tokens(family, config_class), batch(family)
+    output = both(family, model, inputs, share_document=family != "llama")
+    for side, column in ((output.positive, "labels"), (output.negative, "negative_labels")):
+        for number, row in enumerate(features):
+            summary = [token for token in row[column] if token >= 0]
+            ids = row["input_ids"]
+            if family == "llama":
+                ids = [token for token, label in zip(ids, row["labels"], strict=True) if label == -100] + summary
+            tensors = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+            if family == "llama":
+                alone = model(**tensors).logits[0, -len(summary) - 1 : -1]
+            else:
+                alone = model(**tensors, labels=torch.tensor([summary])).logits[0]
+            torch.testing.assert_close(side.logits[number, : len(summary)], alone, atol=1e-4, rtol=1e-4)
 
 
 def rows_read(module):
@@ -154,12 +246,6 @@ def test_layers_that_run_again_in_the_backward_pass_find_what_they_found(family,
     calls = rows_read(cross_attention_keys(family, checkpointed))
     assert_same_gradients(gradients(family, checkpointed, inputs), gradients(family, model, inputs))
     assert calls == [8, 8]
-
-
-def test_models_whose_layers_do_not_see_all_tokens_share_no_prompt():
-    model = tiny_model("llama")
-    model.config.sliding_window = 8
-    assert not can_share_prompt(model)
 
 
 def test_a_row_without_a_prompt_is_refused():

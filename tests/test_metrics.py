@@ -15,22 +15,26 @@ import evaluate
 import numpy as np
 import pytest
 from conftest import tiny_model, tiny_tokenizer
+from contrastive_world import rows, trainer
 from datasets import Dataset
 from packaging.requirements import Requirement
 from reader_world import save_classifier
 from tokenizers import decoders
 from transformers import (
     DataCollatorForSeq2Seq,
+    EvalPrediction,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
 )
 
 import hf_quals
 from hf_quals import QualsScorer, metrics
+from hf_quals.errors import InputError
 from hf_quals.files import nan_to_none
 from hf_quals.judges.entities import EntityScorer, RuleFinder
 from hf_quals.judges.factcc import FactccScorer
 from hf_quals.judges.qags import QagsScorer
+from hf_quals.metrics import prediction_texts
 
 
 ROOT = Path(hf_quals.__file__).parent.parent
@@ -251,6 +255,45 @@ def test_combined_with_each_other_scores_get_their_metrics_name(tiny_asking_fold
         assert combined[name] == pytest.approx(alone[name])
         assert combined[f"{name}_scores"] == pytest.approx(alone["scores"])
         assert combined[f"{name}_num_unscored"] == alone["num_unscored"]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_a_source_holds_no_reference_whatever_the_models_family(tmp_path, family, side):
+    tokenizer, data, seen = tiny_tokenizer(family), rows(family, 5), []
+    tokenizer.padding_side = side
+    if family == "llama":
+        tokenizer.pad_token = tokenizer.eos_token  # as many decoder-only tokenizers have it
+
+    def compute_metrics(prediction):
+        seen.append(prediction_texts(prediction, tokenizer, is_encoder_decoder=family == "bart"))
+        return {}
+
+    run = trainer(
+        family,
+        tmp_path,
+        eval_dataset=data,
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        predict_with_generate=True,
+        generation_max_length=8,
+        include_for_metrics=["inputs"],
+        per_device_eval_batch_size=2,
+    )
+    run.evaluate()
+    [(predictions, sources, references)] = seen
+    assert sources == [text + ("?" if family == "llama" else "") for text in data["document"]]
+    assert references == data["summary"][:]
+    assert len(predictions) == 5
+
+
+def test_inputs_that_are_not_prompt_and_reference_are_refused():
+    tokenizer = tiny_tokenizer("llama")
+    labels = np.array([[7, 8, 2]])
+    with pytest.raises(InputError, match=r'pass `include_for_metrics=\["inputs"\]`'):
+        prediction_texts(EvalPrediction(labels, labels), tokenizer, is_encoder_decoder=False)
+    with pytest.raises(InputError, match="Row 0: the inputs do not end with the labels"):
+        prediction_texts(EvalPrediction(labels, labels, np.array([[5, 7, 8, 9]])), tokenizer, is_encoder_decoder=False)
 
 
 def test_compute_metrics_of_a_trainer(tmp_path, tiny_causal_folder):

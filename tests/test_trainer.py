@@ -12,18 +12,27 @@ from contrastive_world import (
     PLAIN_DESCENT,
     arguments,
     assert_same_step,
+    callback,
     emptied,
     rows,
     trainer,
     weights,
     without_dropout,
 )
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    DataCollatorForSeq2Seq,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    MptForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
 
 from hf_quals import ContrastiveSeq2SeqTrainer
 from hf_quals.contrastive.losses import LOSSES
+from hf_quals.judges.rouge import RougeScorer
 
 
 FAMILIES = ["bart", "t5", "llama"]
@@ -101,6 +110,15 @@ def literal_loss(family, model, data, epsilon):
     return total / tokens
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+# MPT derives distances from columns (ALiBi); a window hides tokens of a packed row that the summary would see.
+MODELS = [
+    (LlamaForCausalLM, {**SMALL, "intermediate_size": 32}, True),
+    (MistralForCausalLM, {**SMALL, "intermediate_size": 32, "num_key_value_heads": 2, "sliding_window": 12}, False),
+    (MptForCausalLM, {"d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}, False),
+]
+
+
 def one_batch(run, data):
     columns = ("input_ids", "attention_mask", "labels", "negative_labels")
     return run.data_collator([{name: row[name] for name in columns} for row in data])
@@ -115,6 +133,22 @@ def test_loss_is_the_published_formula(tmp_path, family, label_smoothing_factor)
     loss, outputs = run.compute_loss(model, one_batch(run, data), return_outputs=True)
     assert loss.item() == pytest.approx(literal_loss(family, model, data, label_smoothing_factor), rel=1e-5)
     assert outputs["logits"].shape[-1] == model.config.vocab_size
+
+
+@pytest.mark.parametrize(("model_class", "changed", "shares"), MODELS)
+def test_a_prompt_is_shared_where_the_model_shows_that_it_can_be(tmp_path, model_class, changed, shares):
+    of_tiny = tiny_model("llama").config
+    names = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "initializer_range")
+    torch.manual_seed(0)
+    config = model_class.config_class(**{name: getattr(of_tiny, name) for name in names}, **changed)
+    model, data, columns = model_class(config).eval(), rows("llama", 4, negatives=True), []
+    run = trainer("llama", tmp_path, data=data, model=model)
+    batch = one_batch(run, data)
+    loss = run.compute_loss(model, dict(batch))
+    assert loss.item() == pytest.approx(literal_loss("llama", model, data, 0.0), rel=1e-5)
+    model.get_input_embeddings().register_forward_hook(lambda _module, args, _output: columns.append(len(args[0])))
+    run.compute_loss(model, dict(batch))
+    assert columns == [4 if shares else 8]
 
 
 @pytest.mark.parametrize("family", ["bart", "llama"])
@@ -187,6 +221,43 @@ def test_two_accumulated_batches_of_two_are_one_batch_of_four(tmp_path, family, 
     assert_same_step(weights(tiny_model(family)), own, expected)
 
 
+class Listed(torch.utils.data.Dataset):
+    """A set whose columns are not known beforehand."""
+
+    def __init__(self, data):
+        self.rows = [row if row["negative_labels"] else without(row, "negative_labels") for row in data]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def without(row, name):
+    return {column: value for column, value in row.items() if column != name}
+
+
+def stream_of_unknown_columns(data):
+    read = Listed(data).rows
+    stream = IterableDataset.from_generator(lambda: iter(read))
+    assert stream.column_names is None
+    return stream
+
+
+@pytest.mark.parametrize("as_set", [Listed, Dataset.to_iterable_dataset, stream_of_unknown_columns])
+def test_rows_weigh_alike_whatever_is_known_of_their_set_beforehand(tmp_path, as_set):
+    table = emptied(rows("bart", 4, negatives=True), [0, 1])
+    expected, _ = trained("bart", tmp_path, table, per_device_train_batch_size=4)
+    data = as_set(table)
+    changed = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 1}
+    own, run = trained("bart", tmp_path, data, **changed)
+    assert run.state.global_step == 1
+    assert_same_step(weights(tiny_model("bart")), own, expected)
+    run.save_model(str(tmp_path / "saved"))
+    assert "## Contrastive training" in (tmp_path / "saved" / "README.md").read_text()
+
+
 def test_the_parts_of_the_loss_are_logged_and_the_negatives_probability_falls(tmp_path):
     data = rows("bart", 4, negatives=True)
     changed = {"per_device_train_batch_size": 4, "num_train_epochs": 40, "learning_rate": 1e-2}
@@ -256,6 +327,47 @@ def test_an_adapter_is_trained_and_its_base_is_not(tmp_path, family):
     assert changed
     assert all("lora_" in name for name in changed)
     assert run.state.log_history[0]["negative_prob"] > 0
+
+
+def test_a_prompt_of_virtual_tokens_is_trained(tmp_path):
+    torch.manual_seed(0)
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny_model("llama"), config)
+    before = weights(model)
+    chooser = callback(RougeScorer(), positive_share=1.0, num_triples=2)
+    run = trainer("llama", tmp_path, model=model, callbacks=[chooser], num_train_epochs=1)
+    run.train()
+    changed = {name for name, weight in weights(model).items() if not torch.equal(weight, before[name])}
+    assert changed == {"prompt_encoder.default.embedding.weight"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=4, task_type="SEQ_2_SEQ_LM"),
+        PrefixTuningConfig(
+            num_virtual_tokens=2, encoder_hidden_size=4, prefix_projection=True, task_type="SEQ_2_SEQ_LM"
+        ),
+    ],
+)
+def test_what_a_checkpoint_does_not_hold_is_not_read_back(tmp_path, config):
+    model = get_peft_model(tiny_model("bart"), config)
+    run = trainer("bart", tmp_path, model=model, save_strategy="epoch", num_train_epochs=1)
+    run.train()
+    with pytest.raises(ValueError, match="resume_from_checkpoint=True reads an adapter back, but of "):
+        run.train(resume_from_checkpoint=True)
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    with pytest.raises(ValueError, match="load_best_model_at_end=True reads an adapter back"):
+        trainer("bart", tmp_path, model=model, eval_dataset=rows("bart", 2), **best)
+
+
+def test_a_tuned_prompt_is_read_back(tmp_path):
+    model = get_peft_model(tiny_model("bart"), PromptTuningConfig(num_virtual_tokens=2, task_type="SEQ_2_SEQ_LM"))
+    run = trainer("bart", tmp_path, model=model, save_strategy="epoch", num_train_epochs=2)
+    run.train()
+    unbroken = weights(model)
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert_close(weights(model), unbroken)
 
 
 @pytest.mark.slow

@@ -130,7 +130,12 @@ class QualsCallback(TrainerCallback):
             # All rows, now: a refresh may take hours before it meets the last one.
             self._data_digest = rows.digest(show_progress_bar=self._shows_progress)
         for name, evaluation_set in self._evaluation_sets().items():
-            rows = self._rows(evaluation_set, name)
+            self.check(evaluation_set, name)
+
+    def check(self, dataset: Any, name: str) -> None:
+        """Refuses a set whose sample cannot be scored."""
+        if self.config.num_eval_samples:
+            rows = self._rows(dataset, name)
             for row in sample_rows(len(rows), self.config.num_eval_samples, self._args.seed):
                 _ = rows[row]
 
@@ -156,10 +161,17 @@ class QualsCallback(TrainerCallback):
             self._dataset.set_triples(rows, [[] for _ in rows])
         check_batches(trainer, len(self._dataset))
 
-    def evaluate(self, dataset: Any, metric_key_prefix: str) -> dict[str, float]:
+    def evaluate(
+        self,
+        dataset: Any,
+        metric_key_prefix: str,
+        gen_kwargs: dict[str, Any],
+        generated: list[list[int]] | None = None,
+    ) -> dict[str, float]:
         """
-        Summarizes and scores a fixed sample, for metrics `{prefix}_{scorer.name}`, NaN if no summary has a score, and
+        Scores summaries of a fixed sample, for metrics `{prefix}_{scorer.name}`, NaN if no summary has a score, and
         `{prefix}_{scorer.name}_unscored`, the share of those without one. At `on_evaluate` metrics are logged already.
+        Where the evaluation has generated the summaries of all rows, it is these that are scored.
         """
         if not self.config.num_eval_samples:
             return {}
@@ -169,7 +181,8 @@ class QualsCallback(TrainerCallback):
             self._rows(dataset, metric_key_prefix),
             self.config,
             seed=self._args.seed,
-            num_beams=self._args.generation_num_beams,
+            generated=generated,
+            **gen_kwargs,
         )
         self._tables[metric_key_prefix] = table
         return table_metrics(table, self.scorer.name, metric_key_prefix)
@@ -189,7 +202,8 @@ class QualsCallback(TrainerCallback):
         if state.global_step == 0 and args.eval_strategy != "no" and not args.eval_on_start:
             # What training starts from, to compare with.
             for name, dataset in self._evaluation_sets().items():
-                self._trainer.log(self.evaluate(dataset, name))
+                trainer: Any = self._trainer
+                trainer.log(self.evaluate(dataset, name, trainer.generation_settings()))
                 self.on_evaluate(args, state, control)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -199,12 +213,13 @@ class QualsCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         # Now and not with the scores: loggers start with the first metrics they are given.
-        tables, self._tables = self._tables, {}
-        if state.is_world_process_zero:
-            for name, table in tables.items():
-                write_table(table, self._folder / f"{name}-{state.global_step}.jsonl")
-                trackers = self._trainer.callback_handler.callbacks
-                log_table(trackers, f"{name}/{self.scorer.name}_samples", table, state.global_step)
+        for name, table in self._write_tables(state).items():
+            trackers = self._trainer.callback_handler.callbacks
+            log_table(trackers, f"{name}/{self.scorer.name}_samples", table, state.global_step)
+
+    def on_predict(self, args, state, control, metrics, **kwargs):
+        # Trainer shows its trackers nothing of predictions.
+        self._write_tables(state)
 
     def on_save(self, args, state, control, **kwargs):
         # Finished work is kept until a complete checkpoint holds it, or nobody needs it any more.
@@ -214,6 +229,15 @@ class QualsCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         check_weights(self._trainer.model)
         self.on_save(args, state, control)
+
+    def _write_tables(self, state: Any) -> dict[str, list[dict[str, Any]]]:
+        """Writes the tables of the last evaluation, and returns those that this process shows."""
+        tables, self._tables = self._tables, {}
+        if not state.is_world_process_zero:
+            return {}
+        for name, table in tables.items():
+            write_table(table, self._folder / f"{name}-{state.global_step}.jsonl")
+        return tables
 
     # ---- The trainer's parts ----
 

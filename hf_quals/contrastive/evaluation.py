@@ -1,10 +1,11 @@
-"""How faithful the model writes now: a fixed sample summarized and scored, as metrics and as a table."""
+"""How faithful the model writes now: a fixed sample of its summaries scored, as metrics and as a table."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ def evaluate_sample(
     config: QualsCallbackConfig,
     *,
     seed: int = 42,
-    num_beams: int | None = None,
+    generated: Sequence[list[int]] | None = None,
+    **gen_kwargs: Any,
 ) -> list[dict[str, Any]]:
     """
-    Summarizes and scores a sample that `seed` fixes; processes share it, and all get the whole result.
+    Scores summaries of a sample that `seed` fixes; processes share the work, and all get the whole result.
+
+    `generated` are the tokens of every row's summary, if they are there already; else those of the sample are
+    generated with `gen_kwargs`, greedily or by beam search.
 
     Returns:
         `list[dict]`: columns `document`, `reference`, `candidate` and the score by the scorer's name, `None` where a
@@ -45,8 +50,10 @@ def evaluate_sample(
         for first in range(0, len(own_rows), config.batch_size):
             batch = own_rows[first : first + config.batch_size]
             of_batch = [rows[row] for row in batch]
-            prompts = [row.prompt for row in of_batch]
-            written = sampler.search(prompts, max_new_tokens=config.max_new_tokens, num_beams=num_beams)
+            if generated is None:
+                written = sampler.search([row.prompt for row in of_batch], **gen_kwargs)
+            else:
+                written = [generated[row] for row in batch]
             texts = [sampler.decode(token_ids) for token_ids in written]
             to_score = [(row.document, text, row.reference) for row, text in zip(of_batch, texts, strict=True)]
             scores = nan_to_none(score_summaries(scorer, to_score, config.batch_size))

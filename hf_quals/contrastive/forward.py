@@ -5,7 +5,6 @@ Both functions return the logits of both summaries with the labels they belong t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..errors import InputError
 from ..qagen.packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations
 from .losses import IGNORE_INDEX, SummaryLogits
 
@@ -86,6 +86,9 @@ def forward_encoder_decoder(
 
     The model is the one that is trained, wrapped and with adapters, `base` the Transformers model within. Inputs hold
     `labels` and `negative_labels`. Without `share_document` documents are encoded twice: same result.
+
+    Raises:
+        `InputError`: if the model names no token that its decoder starts with.
     """
     rest = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
     positive_labels, negative_labels = rest.pop("labels"), rest.pop("negative_labels")
@@ -95,11 +98,30 @@ def forward_encoder_decoder(
         name: torch.cat([value, value]) if isinstance(value, torch.Tensor) and len(value) == batch_size else value
         for name, value in rest.items()
     }
-    twice["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=labels)
+    twice["decoder_input_ids"] = _behind_start(base, labels)
     with encode_once(base, batch_size) if share_document else nullcontext():
         outputs = model(**twice, use_cache=False)
     # (2 * batch, the longer summary's tokens, vocabulary)
     return _as_output(outputs, outputs["logits"].split(batch_size), (positive_labels, negative_labels))
+
+
+def _behind_start(base: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
+    """
+    What the decoder reads to predict the labels: the token that `generate` starts with, then all labels but the last.
+
+    Models derive it from labels in many ways, some from a row's last token: a summary that was cut off would stand
+    behind its own end.
+    """
+    generation = base.generation_config
+    start = generation.bos_token_id if generation.decoder_start_token_id is None else generation.decoder_start_token_id
+    if start is None:
+        raise InputError(
+            f"{type(base).__name__} names no token that its decoder starts with: set "
+            "model.generation_config.decoder_start_token_id, which `generate` needs, too."
+        )
+    pad = getattr(base.config, "pad_token_id", None)
+    shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORE_INDEX, start if pad is None else pad)
 
 
 def forward_decoder_only(
@@ -162,36 +184,30 @@ def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
 
 
 def _forward_behind_own_prompts(model, base, prompts, labels, pad_token_id):
-    prompt_ids, prompt_mask = _left_padded([*prompts, *prompts], pad_token_id)  # (2 * batch, prompt_columns)
     labels = _right_padded([row for side in labels for row in side], IGNORE_INDEX)  # (2 * batch, tokens)
-    ids = labels.masked_fill(labels == IGNORE_INDEX, pad_token_id)
-    mask = torch.cat([prompt_mask, (labels != IGNORE_INDEX).long()], dim=1)
-    outputs = model(
-        input_ids=torch.cat([prompt_ids, ids], dim=1),
-        attention_mask=mask,
-        use_cache=False,
-        **({"position_ids": _positions(mask)} if _accepts(base, "position_ids") else {}),
-    )
-    logits = outputs["logits"][:, prompt_ids.shape[1] - 1 : -1]  # (2 * batch, tokens, vocabulary)
+    rows = [
+        torch.cat([prompt, row[row != IGNORE_INDEX]]) for prompt, row in zip([*prompts, *prompts], labels, strict=True)
+    ]
+    # Padded on the right: positions are those that any model counts by itself.
+    input_ids = _right_padded(rows, pad_token_id)  # (2 * batch, columns)
+    mask = _right_padded([torch.ones_like(row) for row in rows], 0)
+    outputs = model(input_ids=input_ids, attention_mask=mask, use_cache=False)
+    logits = outputs["logits"]  # (2 * batch, virtual tokens + columns, vocabulary)
+    num_virtual = logits.shape[1] - input_ids.shape[1]
+    # The last token before each of the summary's.
+    last = torch.tensor([[len(prompt) + num_virtual - 1] for prompt in [*prompts, *prompts]], device=labels.device)
+    columns = (last + torch.arange(labels.shape[1], device=labels.device)).clamp(max=logits.shape[1] - 1)
+    logits = logits[torch.arange(len(rows), device=labels.device)[:, None], columns]  # (2 * batch, tokens, vocabulary)
     return outputs, logits.split(len(prompts))
 
 
-def can_share_prompt(model: PreTrainedModel) -> bool:
+def has_virtual_tokens(model: Any) -> bool:
     """
-    Whether two continuations can stand behind one prompt: every layer attends to all tokens its mask allows, and takes
-    a mask of four dimensions and positions as they are given.
+    Whether a PEFT method puts tokens of its own before the prompt (prompt, prefix, p-tuning). Such a method takes no
+    mask that says who sees whom.
     """
-    config = model.config.get_text_config()
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        config._attn_implementation in ("sdpa", "eager")
-        and _accepts(model, "position_ids")
-        and _accepts(model, "logits_to_keep")
-        and model._supports_attention_backend
-        and not model._is_stateful
-        and set(layers) == {"full_attention"}
-        and (getattr(config, "sliding_window", None) is None or getattr(config, "layer_types", None) is not None)
-    )
+    config = getattr(model, "active_peft_config", None)
+    return config is not None and config.is_prompt_learning
 
 
 def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -217,10 +233,6 @@ def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[t
         prompts.append(prompt)
         summaries.append(row_labels[is_summary])
     return prompts, summaries
-
-
-def _accepts(model: PreTrainedModel, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters
 
 
 def _checkpoints_activations(model: PreTrainedModel) -> bool:

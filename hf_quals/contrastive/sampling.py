@@ -79,15 +79,12 @@ class CandidateSampler:
         )
         return [sequences[first : first + num_candidates] for first in range(0, len(sequences), num_candidates)]
 
-    def search(
-        self, prompts: Sequence[torch.Tensor], *, max_new_tokens: int, num_beams: int | None = None
-    ) -> list[list[int]]:
+    def search(self, prompts: Sequence[torch.Tensor], **gen_kwargs: Any) -> list[list[int]]:
         """
-        Writes one summary a document, greedily or by beam search; with the beams of the model's generation settings,
-        or 1, if left out. Returns the tokens of each, end-of-sequence included.
+        Writes one summary a document, greedily or by beam search; what `gen_kwargs` of `generate` leave out, the
+        model's generation settings say. Returns the tokens of each, end-of-sequence included.
         """
-        num_beams = num_beams or self.model.generation_config.num_beams or 1
-        return self._generate(prompts, do_sample=False, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        return self._generate(prompts, **{"do_sample": False, **gen_kwargs})
 
     def decode(self, token_ids: list[int]) -> str:
         return decode(self.tokenizer, token_ids)
@@ -123,9 +120,13 @@ def generate_from_prompts(
     generated = model.generate(
         input_ids=input_ids,
         attention_mask=pad_sequence(ones, batch_first=True, padding_side=side),
-        synced_gpus=is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
-        pad_token_id=pad_token_id,
-        **{"num_return_sequences": 1, **gen_kwargs, "return_dict_in_generate": False},
+        **{
+            "synced_gpus": is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
+            "pad_token_id": pad_token_id,
+            "num_return_sequences": 1,
+            **gen_kwargs,
+            "return_dict_in_generate": False,
+        },
     )
     return generated[:, 1 if is_encoder_decoder else input_ids.shape[1] :]
 

@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
+from peft import get_peft_model_state_dict
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
+from ..qagen.packing import packable_length
 from .callback import QualsCallback
 from .card import add_contrastive_training
 from .checks import check_loss, check_weights
 from .data import NEGATIVE_LABELS, ContrastiveDataset, DataCollatorForContrastiveSeq2Seq
 from .forward import (
     ContrastiveOutput,
-    can_share_prompt,
     forward_decoder_only,
     forward_encoder_decoder,
+    has_virtual_tokens,
     split_prompts,
 )
 from .losses import IGNORE_INDEX, LOSSES, ContrastiveLoss, ContrastiveSums
-from .rows import has_rows
 from .sampling import generate_from_prompts
 
 
@@ -162,13 +164,21 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
                 "Each process must hold whole rows: start one process a GPU (`accelerate launch`) instead of "
                 "DataParallel, and do not split sequences over processes."
             )
+        if self.args.load_best_model_at_end:
+            self._check_checkpoints_are_whole("load_best_model_at_end=True")
         if data_collator is None:
             self.data_collator = DataCollatorForSeq2Seq(processing_class, model=self.model)
         self.data_collator = DataCollatorForContrastiveSeq2Seq(self.data_collator)
         self._sums = torch.zeros(5)
-        self._brings_negatives = has_rows(train_dataset) and NEGATIVE_LABELS in train_dataset[0]
+        # What is known of the set beforehand; one whose columns are not shows its negatives step by step.
+        self._brings_negatives = NEGATIVE_LABELS in (getattr(train_dataset, "column_names", None) or [])
+        self._step_has_negatives = self._has_seen_negatives = False
+        # Up to how many tokens s+ and s- may share a prompt; proved on the model when it is first needed.
+        self._packable_length: float | None = None
         self._evaluated: Any = None
+        self._generated: list[torch.Tensor] = []
         if self.quals_callback is not None:
+            self._brings_negatives = True
             _pad_token_id(processing_class)
             self.quals_callback.attach(self)
             if self.train_dataset is not None:
@@ -185,7 +195,12 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
     @property
     def base_model(self):
         """The Transformers model within wrappers and adapters."""
-        return unwrap_peft_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        return unwrap_peft_model(self._unwrapped)
+
+    @property
+    def _unwrapped(self):
+        """The model that is saved: without wrappers, with adapters."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -195,12 +210,27 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
     # ---- Training ----
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        if resume_from_checkpoint:
+            self._check_checkpoints_are_whole(f"resume_from_checkpoint={resume_from_checkpoint!r}")
         if resume_from_checkpoint is True:
             # Found here and not by the parent: the negatives are restored before the parent reads its own state.
             resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
+        self._packable_length = None  # `model_init` makes another model
         if self.quals_callback is not None:
             self.quals_callback.begin(resume_from_checkpoint or None)
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _check_checkpoints_are_whole(self, argument: str) -> None:
+        """PEFT saves of p-tuning, and of a projected prefix, what the network writes, but not the network."""
+        model = self._unwrapped
+        if has_virtual_tokens(model):
+            num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            if num_trained > sum(weight.numel() for weight in get_peft_model_state_dict(model).values()):
+                raise ValueError(
+                    f"{argument} reads an adapter back, but of {model.active_peft_config.peft_type} PEFT saves no "
+                    "more than the virtual tokens that its network writes: training would go on with another network. "
+                    "Leave it out, or choose a method that is saved whole, such as PromptTuningConfig or LoraConfig."
+                )
 
     def get_train_dataloader(self):
         # Here and not in on_train_begin: the schedule is computed from the number of triples, which is known only
@@ -235,21 +265,34 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     def _is_part_of_contrastive_step(self, model) -> bool:
         """
-        Whether a batch without negatives shares its optimizer step with batches that may have some.
+        Whether a batch without negatives shares its optimizer step with batches that have some, or belongs to a
+        training set with negatives, all steps of which are to weigh alike.
 
         Transformers' encoder–decoder models average over the tokens of a batch whatever `num_items_in_batch` says, so
         that batches of one step would weigh differently.
         """
-        brings_negatives = self._brings_negatives or self.quals_callback is not None
-        is_shared = self.args.gradient_accumulation_steps * self.args.world_size > 1
-        return model.training and self.is_encoder_decoder and is_shared and brings_negatives
+        return (
+            model.training
+            and self.is_encoder_decoder
+            and self._shares_steps
+            and (self._brings_negatives or self._step_has_negatives)
+        )
+
+    @property
+    def _shares_steps(self) -> bool:
+        """Whether several batches make one optimizer step."""
+        return self.args.gradient_accumulation_steps * self.args.world_size > 1
 
     def _forward(self, model, inputs) -> ContrastiveOutput:
         if self.is_encoder_decoder:
             # torch.compile does not notice hooks that come and go.
             return forward_encoder_decoder(model, self.base_model, inputs, share_document=not self.args.torch_compile)
+        if self._packable_length is None:
+            is_out_of_question = has_virtual_tokens(self._unwrapped)
+            self._packable_length = 0 if is_out_of_question else packable_length(self.base_model, cached=False)
+        longest = inputs["input_ids"].shape[1] + inputs[NEGATIVE_LABELS].shape[1]
         return forward_decoder_only(
-            model, self.base_model, inputs, self._pad_token_id, share_document=can_share_prompt(self.base_model)
+            model, self.base_model, inputs, self._pad_token_id, share_document=longest <= self._packable_length
         )
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -261,6 +304,11 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         negatives = [batch[NEGATIVE_LABELS] for batch in batch_samples if NEGATIVE_LABELS in batch]
+        self._step_has_negatives = bool(negatives)
+        self._has_seen_negatives |= self._step_has_negatives
+        if self.args.world_size > 1 and not self._brings_negatives:
+            of_all = self.accelerator.gather(torch.tensor([self._step_has_negatives], device=device))
+            self._step_has_negatives = bool(of_all.any())
         # The parent leaves out the first label where labels are shifted; s- is stored without its prompt.
         unshifted = [{"labels": torch.nn.functional.pad(labels, (1, 0), value=IGNORE_INDEX)} for labels in negatives]
         return super()._get_num_items_in_batch([*batch_samples, *unshifted], device)
@@ -273,39 +321,99 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
     # ---- Evaluation ----
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **gen_kwargs):
-        self._evaluated = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, dict):
+            # Here, since the parent does not hand `gen_kwargs` on.
+            metrics: dict[str, float] = {}
+            for name, of_name in dataset.items():
+                prefix, of_name = f"{metric_key_prefix}_{name}", name if eval_dataset is None else of_name
+                metrics |= self.evaluate(of_name, ignore_keys, prefix, **gen_kwargs)
+            return metrics
+        self._evaluated = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if self.quals_callback is not None and dataset is not None:
+            self.quals_callback.check(self._evaluated, metric_key_prefix)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test", **gen_kwargs):
+        self._evaluated = test_dataset
+        if self.quals_callback is not None:
+            try:
+                self.quals_callback.check(test_dataset, metric_key_prefix)
+            except ValueError as error:
+                # Predictions need no references and no rows that can be chosen.
+                logger.warning(f"Predictions are not scored. {error}")
+                self._evaluated = None
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         dataset, self._evaluated = self._evaluated, None
+        self._gen_kwargs = self.generation_settings(**getattr(self, "_gen_kwargs", {}))
+        self._generated = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        generated, self._generated = self._generated, []
         if self.quals_callback is not None and dataset is not None:
-            if isinstance(dataset, str):
-                dataset = self.eval_dataset[dataset]
             # Before the parent logs: the score is a metric like all others, good for metric_for_best_model.
-            metrics = self.quals_callback.evaluate(dataset, metric_key_prefix)
+            metrics = self.quals_callback.evaluate(
+                dataset, metric_key_prefix, self._gen_kwargs, self._in_order(generated) if generated else None
+            )
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
 
+    def generation_settings(self, **gen_kwargs: Any) -> dict[str, Any]:
+        """
+        What summaries of an evaluation are generated with beside the model's `generation_config`: what is given, else
+        the training arguments' `generation_max_length` and `generation_num_beams`. If none of these three names a
+        length, it is the callback's `max_new_tokens`.
+        """
+        settings = {name: value for name, value in gen_kwargs.items() if value is not None}
+        if self.args.generation_num_beams is not None:
+            settings.setdefault("num_beams", self.args.generation_num_beams)
+        if not settings.keys() & {"max_length", "max_new_tokens", "generation_config"}:
+            if self.args.generation_max_length is not None:
+                settings["max_length"] = self.args.generation_max_length
+            elif self.quals_callback is not None:
+                of_model = self.model.generation_config
+                if of_model.max_length is None and of_model.max_new_tokens is None:
+                    settings["max_new_tokens"] = self.quals_callback.config.max_new_tokens
+        if not self.is_encoder_decoder and "max_length" in settings:
+            settings.setdefault("max_new_tokens", settings.pop("max_length"))
+        return settings
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
         # The loss of an evaluation is the likelihood's, whatever the columns.
-        inputs = {name: value for name, value in inputs.items() if name != NEGATIVE_LABELS}
-        if self.is_encoder_decoder or not self.args.predict_with_generate or prediction_loss_only:
+        inputs = {name: value for name, value in inputs.items() if name != NEGATIVE_LABELS and value is not None}
+        if not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **gen_kwargs)
+        if self.is_encoder_decoder:
+            # The parent writes Transformers' defaults into the model's settings, which are then saved with it.
+            of_model = vars(self.model.generation_config)
+            before = dict(of_model)
+            loss, generated, labels = super().prediction_step(model, inputs, False, ignore_keys, **gen_kwargs)
+            of_model.update(before)
+        else:
+            loss, generated, labels = self._prediction_step_decoder_only(model, inputs, ignore_keys, gen_kwargs)
+        if generated is not None:
+            self._generated.append(generated.cpu())
+        return loss, generated, labels
+
+    def _prediction_step_decoder_only(self, model, inputs, ignore_keys, gen_kwargs):
         inputs = self._prepare_inputs(inputs)
         has_labels = inputs.get("labels") is not None
         # Without labels all of it is prompt.
         labels = inputs["labels"] if has_labels else torch.full_like(inputs["input_ids"], IGNORE_INDEX)
         prompts, summaries = split_prompts({**inputs, "labels": labels})
         loss = super().prediction_step(model, dict(inputs), True, ignore_keys)[0] if has_labels else None
-        gen_kwargs = gen_kwargs or {name: value for name, value in self._gen_kwargs.items() if value is not None}
-        if "max_length" in gen_kwargs:
-            gen_kwargs["max_new_tokens"] = gen_kwargs.pop("max_length")
-        generated = generate_from_prompts(self.model, prompts, pad_token_id=self._pad_token_id, **gen_kwargs)
+        settings = self.generation_settings(**(gen_kwargs or self._gen_kwargs))
+        generated = generate_from_prompts(self.model, prompts, pad_token_id=self._pad_token_id, **settings)
         labels = torch.nn.utils.rnn.pad_sequence(summaries, batch_first=True, padding_value=IGNORE_INDEX)
         return loss, generated, labels if has_labels else None
+
+    def _in_order(self, batches: list[torch.Tensor]) -> list[list[int]]:
+        """What all processes generated, in the order of the evaluated rows, some of which come again at the end."""
+        of_processes = gather_object([[batch.tolist() for batch in batches]])
+        return [row for step in zip(*of_processes, strict=True) for batch in step for row in batch]
 
     # ---- Logging and saving ----
 
@@ -331,7 +439,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
 
     def _add_to_model_card(self, folder: Path) -> None:
         callback = self.quals_callback
-        if callback is None and not self._brings_negatives:
+        has_trained_on_some = self._has_seen_negatives or any("negative_prob" in log for log in self.state.log_history)
+        if not self._brings_negatives and not has_trained_on_some:
             return
         is_wrapped = isinstance(self.train_dataset, ContrastiveDataset)
         add_contrastive_training(

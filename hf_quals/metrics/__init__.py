@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .texts import prediction_texts as prediction_texts
+
 
 NAMES = ("entity_precision", "factcc", "qags", "quals")
 
