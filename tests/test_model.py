@@ -162,14 +162,6 @@ def test_attention_that_cannot_take_the_masks_is_refused():
         QAGenModel(model, tiny_tokenizer("llama"), TINY_TEMPLATE)
 
 
-def test_document_behind_a_sliding_window_is_refused(monkeypatch):
-    qagen = tiny_qagen("llama")
-    pairs = qagen.generate(DOCUMENTS[:1], **DECODING)
-    monkeypatch.setattr(qagen.model.config, "sliding_window", 20, raising=False)
-    with pytest.raises(ValueError, match="sliding window of 20 tokens"):
-        qagen.log_probs(DOCUMENTS[:1], pairs)
-
-
 def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> str:
     """One token at a time, one row, no cache."""
     context = qagen.encode([text])[0].input_ids

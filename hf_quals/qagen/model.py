@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import DynamicCache, DynamicLayer, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from .decoding import diverse_beam_search
 from .loading import load
-from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
+from .packing import (
+    Continuation,
+    additive_mask,
+    mask_behind_prompts,
+    pack_continuations,
+    packable_length,
+    random_tokens,
+    rms,
+    round_up,
+    tolerance,
+    undisturbed,
+)
 from .template import EncodedText, QATemplate
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
 
 _C = TypeVar("_C", Continuation, list[int])
 
@@ -66,8 +81,9 @@ class QAGenModel:
         template (`QATemplate`): How the model reads texts and writes pairs.
 
     Raises:
-        `ValueError`: if the tokenizer has no end-of-sequence token, or the attention implementation cannot take the
-            masks that scoring needs.
+        `ValueError`: if the tokenizer has no end-of-sequence token, the attention implementation cannot take the masks
+            that scoring needs, or the model generates with other probabilities than it gives the same text by itself,
+            which a few random tokens show (models that see what follows, or do not take padded batches).
 
     Example:
 
@@ -99,6 +115,9 @@ class QAGenModel:
         if special["eos_token_id"] is None:
             special["eos_token_id"] = tokenizer.eos_token_id
         self.model.generation_config = GenerationConfig(**special, pad_token_id=self._pad_token_id)
+        with undisturbed(self.model):
+            # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
+            self._shared_length = self._prove()
 
     @classmethod
     def from_pretrained(
@@ -277,11 +296,12 @@ class QAGenModel:
         encoded = self._encoded(documents)
         results: list[list[tuple[float, ...]]] = [[() for _ in row] for row in pairs]
         scored = [row for row in range(len(encoded)) if pairs[row]]
-        score = self._log_probs_from_encoder if self.is_encoder_decoder else self._log_probs_behind_prompt
         for batch in _batches([len(encoded[row].input_ids) for row in scored], batch_size):
             rows = [scored[number] for number in batch]
             contexts = [encoded[row].input_ids for row in rows]
             targets = [[list(pair.token_ids) for pair in pairs[row]] for row in rows]
+            longest = max(len(context) + max(map(len, row)) for context, row in zip(contexts, targets, strict=True))
+            score = self._log_probs_sharing if longest <= self._shared_length else self._log_probs_alone
             for row, values in zip(rows, score(contexts, targets), strict=True):
                 results[row] = values
         return results
@@ -326,8 +346,7 @@ class QAGenModel:
             rows = [asked[number] for number in batch]
             contexts = [encoded[row].input_ids for row in rows]
             prefixes = [[self._before_answer(question) for question in questions[row]] for row in rows]
-            answer = self._answer_from_encoder if self.is_encoder_decoder else self._answer_behind_prompt
-            answers = iter(answer(contexts, prefixes, max_new_tokens))
+            answers = iter(self._answer(contexts, prefixes, max_new_tokens))
             for row in rows:
                 results[row] = [self._decode_answer(next(answers)) for _ in questions[row]]
         return results
@@ -342,6 +361,37 @@ class QAGenModel:
 
     def _decode_answer(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+    def _answer(
+        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
+    ) -> list[list[int]]:
+        if self.is_encoder_decoder:
+            return self._answer_from_encoder(contexts, prefixes, max_new_tokens)
+        # Columns and not tokens: padding stands between a text and its question.
+        columns = round_up(max(map(len, contexts)), _WIDTH) + max_new_tokens
+        columns += round_up(max(len(prefix) for part in prefixes for prefix in part), _WIDTH)
+        if columns <= self._shared_length:
+            return self._answer_behind_prompt(contexts, prefixes, max_new_tokens)
+        return [
+            self._continue(context + prefix, max_new_tokens)
+            for context, part in zip(contexts, prefixes, strict=True)
+            for prefix in part
+        ]
+
+    def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        """Decoder-only: the most probable continuation of one row by itself."""
+        output = self.model.generate(
+            input_ids=torch.tensor([ids], device=self.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+        )
+        return self._until_end(output[0, len(ids) :].tolist())
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        end = next((number for number, token in enumerate(ids) if token in self._eos_token_ids), len(ids))
+        return ids[:end]
 
     def _answer_behind_prompt(
         self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
@@ -410,9 +460,92 @@ class QAGenModel:
                 max_new_tokens=max_new_tokens,
             )
             for number, ids in zip(numbers, output[:, length:].tolist(), strict=True):
-                end = next((place for place, token in enumerate(ids) if token in self._eos_token_ids), len(ids))
-                answers[number] = ids[:end]
+                answers[number] = self._until_end(ids)
         return answers
+
+    def _prove(self) -> float:
+        """
+        Shows on random tokens that log-probabilities are those of each text by itself, however they are computed.
+
+        Returns:
+            `float`: up to how many tokens of a text and a pair a text may be computed once for all its pairs.
+
+        Raises:
+            `ValueError`: if what is generated has other probabilities.
+        """
+        name = type(self.model).__name__
+        contexts = [random_tokens(self.model, 8), random_tokens(self.model, 3, seed=1)]
+        try:
+            generated = self.generate(
+                [EncodedText(ids, truncated=False) for ids in contexts],
+                num_beams=2,
+                num_beam_groups=2,
+                min_new_tokens=4,
+                max_new_tokens=4,
+            )
+            # One of the two beams tells whether each keeps to its own past.
+            targets = [[list(pairs[-1].token_ids)] for pairs in generated]
+            alone = self._log_probs_alone(contexts, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture's code raises that was made for something else
+            raise ValueError(
+                f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}"
+            ) from error
+        if not self._agree([[pairs[-1].log_probs] for pairs in generated], alone):
+            raise ValueError(
+                f"{name} cannot be used as a QAGen: in a padded batch, token by token, it generates with other "
+                "probabilities than it gives the same text in one pass. Models that see what follows, or that take "
+                "padding for text, cannot be scored."
+            )
+        if self.is_encoder_decoder:
+            shared = math.inf if self._shares_encoder(contexts, targets, alone) else 0
+        else:
+            shared = packable_length(self.model, cached=True)
+        if not shared:
+            logger.warning(
+                f"{name} cannot compute a text once for all its pairs: each pair is scored in a pass of its own, with "
+                "the same result, more slowly."
+            )
+        return shared
+
+    def _shares_encoder(self, contexts, targets, alone) -> bool:
+        try:
+            return self._agree(self._log_probs_from_encoder(contexts, targets), alone)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # as above
+            logger.info(f"{type(self.model).__name__} does not share an encoder's states: {error!r}")
+            return False
+
+    def _agree(self, values: list[list[tuple[float, ...]]], expected: list[list[tuple[float, ...]]]) -> bool:
+        differences = torch.tensor(values) - torch.tensor(expected)
+        # In nats, of a few tokens in a row: what is refused must be beyond doubt.
+        return rms(differences) <= 4 * tolerance(self.model.dtype)
+
+    def _log_probs_sharing(
+        self, contexts: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[tuple[float, ...]]]:
+        if self.is_encoder_decoder:
+            return self._log_probs_from_encoder(contexts, targets)
+        return self._log_probs_behind_prompt(contexts, targets)
+
+    def _log_probs_alone(
+        self, contexts: list[list[int]], targets: list[list[list[int]]]
+    ) -> list[list[tuple[float, ...]]]:
+        """One pass a pair, without mask, positions or cache: what every architecture computes as it was trained."""
+        results: list[list[tuple[float, ...]]] = []
+        for context, row in zip(contexts, targets, strict=True):
+            results.append([])
+            for ids in row:
+                read = {"input_ids": context + ids[:-1]}
+                if self.is_encoder_decoder:
+                    read = {"input_ids": context, "decoder_input_ids": [self._decoder_start_token_id, *ids[:-1]]}
+                tensors = {name: torch.tensor([tokens], device=self.device) for name, tokens in read.items()}
+                logits = self.model(**tensors, use_cache=False).logits[:, -len(ids) :]
+                labels = torch.tensor([ids], device=self.device)
+                results[-1].append(tuple(_token_log_probs(logits, labels)[0].tolist()))
+        return results
 
     def _log_probs_behind_prompt(
         self, contexts: list[list[int]], targets: list[list[list[int]]]
@@ -426,13 +559,6 @@ class QAGenModel:
             [Continuation([context[-1], *ids], start=len(context) - 1) for ids in row]
             for context, row in zip(contexts, targets, strict=True)
         ]
-        longest = max(len(c.tokens) + c.start for row in rows for c in row)
-        window = getattr(self.model.config, "sliding_window", None)
-        if window is not None and longest > window:
-            raise ValueError(
-                f"{type(self.model).__name__} attends to a sliding window of {window} tokens, a document and a pair "
-                f"take {longest} here. Score with a max_length that leaves room for the pair."
-            )
         prefix_mask, cache = self._cache_prompts(prefixes)
         results: list[list[tuple[float, ...]]] = [[] for _ in contexts]
         for chunk in _chunks(rows, _CHUNK_TOKENS):
