@@ -63,9 +63,10 @@ def _load_weights(name_or_path: str, is_encoder_decoder: bool, **model_kwargs: A
     file = _weights_file(name_or_path, model_kwargs)
     with _naming(file):
         # Mismatches are told below, with their keys, where Transformers raises an error that points to a report.
-        model, report = auto_class.from_pretrained(
+        loaded: Any = auto_class.from_pretrained(
             name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **model_kwargs
         )
+    model, report = loaded
     name = type(model).__name__
     mismatched = [
         f"{key} of shape {tuple(in_file)}, not {tuple(own)}" for key, in_file, own in report["mismatched_keys"]
