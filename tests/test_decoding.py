@@ -567,6 +567,7 @@ def test_returns_what_generate_returns():
         ({"output_attentions": True}, "output_attentions=True"),
         ({"output_hidden_states": True}, "output_hidden_states=True"),
         ({"low_memory": True}, "low_memory=True"),
+        ({"force_words_ids": [[5]]}, "`force_words_ids` is not supported"),
         ({"num_return_sequences": 5}, "num_return_sequences"),
         ({"cache_implementation": "static"}, "static"),
     ],

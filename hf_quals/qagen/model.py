@@ -39,6 +39,7 @@ _C = TypeVar("_C", Continuation, list[int])
 
 # The most tokens of pairs scored in one forward pass for a document: bounds the attention mask and the logits.
 _CHUNK_TOKENS = 512
+_ANSWER_TOKENS = 30
 # Widths are multiples of this: on CPUs every new shape has its matrix products compiled anew and kept in memory.
 _WIDTH = 16
 
@@ -82,8 +83,9 @@ class QAGenModel:
 
     Raises:
         `ValueError`: if the tokenizer has no end-of-sequence token, the attention implementation cannot take the masks
-            that scoring needs, or the model generates with other probabilities than it gives the same text by itself,
-            which a few random tokens show (models that see what follows, or do not take padded batches).
+            that scoring needs, an encoder–decoder has no token to start with, or the model generates with other
+            probabilities than it gives the same text by itself, which a few random tokens show (models that see what
+            follows, or do not take padded batches).
 
     Example:
 
@@ -114,6 +116,8 @@ class QAGenModel:
         }
         if special["eos_token_id"] is None:
             special["eos_token_id"] = tokenizer.eos_token_id
+        if model.config.is_encoder_decoder and special["decoder_start_token_id"] is None:
+            special["decoder_start_token_id"] = self._fallback_start(special["bos_token_id"])
         self.model.generation_config = GenerationConfig(**special, pad_token_id=self._pad_token_id)
         with undisturbed(self.model):
             # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
@@ -154,6 +158,7 @@ class QAGenModel:
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.
+            `InputError`: if a file is damaged, lacks weights of the model, has others, or values that are not finite.
             `ValueError`: if how the model writes pairs is not known, or `device` is not available.
         """
         model, tokenizer, template = load(
@@ -188,10 +193,21 @@ class QAGenModel:
 
     @property
     def _decoder_start_token_id(self) -> int:
-        start = self.model.generation_config.decoder_start_token_id
-        return self.model.config.decoder_start_token_id if start is None else start
+        return self.model.generation_config.decoder_start_token_id
 
-    def encode(self, texts: Sequence[str], max_length: int = 1024) -> list[EncodedText]:
+    def _fallback_start(self, bos_token_id: int | None) -> int:
+        """What a decoder starts with where the generation configuration does not tell: as for `generate`, BOS."""
+        start = getattr(self.model.config, "decoder_start_token_id", None)
+        start = bos_token_id if start is None else start
+        if start is None:
+            raise ValueError(
+                f"{type(self.model).__name__} has neither decoder_start_token_id nor bos_token_id, one of which "
+                "starts what the decoder writes. Set model.generation_config.decoder_start_token_id, or add it to the "
+                "model's generation_config.json."
+            )
+        return start
+
+    def encode(self, texts: Sequence[str], max_length: int = 1024, *, max_new_tokens: int = 60) -> list[EncodedText]:
         """
         Tokenizes texts for [`~QAGenModel.generate`] and [`~QAGenModel.log_probs`].
 
@@ -199,6 +215,8 @@ class QAGenModel:
             texts (`Sequence[str]`): Documents or summaries.
             max_length (`int`, *optional*, defaults to 1024): The most tokens of a model input, markers included; less
                 where the model's positions end earlier. Longer texts lose their end, which `truncated` tells.
+            max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a pair, for which, and for the
+                answer to its question, positions of a decoder-only model are left.
 
         Returns:
             `list[EncodedText]`: one entry a text.
@@ -209,13 +227,18 @@ class QAGenModel:
         for number, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"Text {number} is empty; questions can only be asked about a text.")
-        positions = getattr(self.model.config, "max_position_embeddings", None) or max_length
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0
+        if positions > 0:
+            max_length = min(max_length, positions - self._behind_text(max_new_tokens))
         return self.template.encode_texts(
             self.tokenizer,
             texts,
-            max_length=min(max_length, positions),
+            max_length=max_length,
             is_encoder_decoder=self.is_encoder_decoder,
         )
+
+    def _behind_text(self, max_new_tokens: int) -> int:
+        return 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
 
     @torch.inference_mode()
     def generate(
@@ -312,7 +335,7 @@ class QAGenModel:
         texts: Sequence[str] | Sequence[EncodedText],
         questions: Sequence[Sequence[str]],
         *,
-        max_new_tokens: int = 30,
+        max_new_tokens: int = _ANSWER_TOKENS,
         batch_size: int = 4,
     ) -> list[list[str]]:
         """

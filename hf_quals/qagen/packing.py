@@ -225,7 +225,7 @@ def random_tokens(model: PreTrainedModel, number: int, seed: int = 0) -> list[in
     """Tokens to prove something on; the same ones in every process, and no padding among them."""
     config = model.config.get_text_config()
     ids = torch.randint(config.vocab_size, (number,), generator=torch.Generator().manual_seed(seed))
-    return ids.masked_fill(ids == (config.pad_token_id or 0), config.vocab_size - 1).tolist()
+    return ids.masked_fill(ids == (getattr(config, "pad_token_id", None) or 0), config.vocab_size - 1).tolist()
 
 
 @contextmanager

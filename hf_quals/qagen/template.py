@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..files import write_atomically
 
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "qagen_config.json"
+# Tokens read behind those that are kept of a long text.
+_MARGIN = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class QATemplate:
             the two is the separator; spaces around it do not belong to it.
 
     Raises:
-        `ValueError`: if a placeholder is missing or repeated, or if nothing but spaces separates question and answer.
+        `ValueError`: if a field is no string, if a placeholder is missing or repeated, or if nothing but spaces
+            separates question and answer.
 
     Example:
 
@@ -70,6 +74,8 @@ class QATemplate:
     def __post_init__(self):
         for name, placeholders in (("prompt", ("{text}",)), ("pair", ("{question}", "{answer}"))):
             value = getattr(self, name)
+            if not isinstance(value, str):
+                raise ValueError(f"QATemplate.{name} must be a string, got {value!r}.")
             for placeholder in placeholders:
                 if value.count(placeholder) != 1:
                     raise ValueError(f"QATemplate.{name} must hold {placeholder} exactly once, got {value!r}.")
@@ -147,9 +153,8 @@ class QATemplate:
                 f"max_length={max_length} leaves no room for text: the template and the tokenizer's markers alone "
                 f"take {num_head + len(tail_ids)} tokens."
             )
-        strings = [head + text for text in texts]
-        all_ids = tokenizer(strings, add_special_tokens=False, verbose=False)["input_ids"] if strings else []
         cut = room - len(begin)
+        all_ids = _first_tokens(tokenizer, [head + text for text in texts], cut)
         return [EncodedText(begin + ids[:cut] + tail_ids, truncated=len(ids) > cut) for ids in all_ids]
 
     def encode_pair(
@@ -192,19 +197,41 @@ class QATemplate:
         Reads a `qagen_config.json`.
 
         Raises:
-            `ValueError`: if the file is not a JSON object with the fields of [`QATemplate`] and nothing else.
+            `InputError`: if the file is not a JSON object with the fields of [`QATemplate`] and nothing else.
         """
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**fields)
-        except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is not a QAGen template: {error}. Expected a JSON object like {json.dumps(asdict(cls()))}."
+        except (TypeError, ValueError) as error:  # no JSON, no UTF-8, no fields, not their values
+            reason = str(error).rstrip(".")
+            raise InputError(
+                f"{path} is not a QAGen template: {reason}. Expected a JSON object like {json.dumps(asdict(cls()))}."
             ) from error
 
 
 # How public generators of the Hub write pairs, among them potsawee/t5-large-generation-squad-QuestionAnswer.
 QUESTION_SEP_ANSWER = QATemplate(prompt="{text}", pair="{question} <sep> {answer}")
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], number: int) -> list[list[int]]:
+    """
+    At least the first `number` tokens of each text, if it has as many, and more than these if it has more.
+
+    Of a long text only its beginning is tokenized: whole words, and so many tokens more than wanted that where the
+    beginning ends cannot matter.
+    """
+    all_ids = []
+    for text in texts:
+        length = 16 * (number + _MARGIN)
+        while True:
+            # A text without spaces is cut within its only word.
+            end = len(text) if len(text) <= length else max(text.rfind(" ", 0, length), 0) or length
+            ids = tokenizer(text[:end], add_special_tokens=False, verbose=False)["input_ids"]
+            if end == len(text) or len(ids) >= number + _MARGIN:
+                break
+            length *= 2
+        all_ids.append(ids)
+    return all_ids
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

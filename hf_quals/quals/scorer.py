@@ -306,7 +306,7 @@ class QualsScorer(Scorer):
     def _ask(self, summaries: list[str], batch_size: int) -> dict[str, _Asked]:
         """Pairs of each distinct summary, as it is tokenized."""
         config = self.config
-        encoded = self.model.encode(summaries, config.max_length)
+        encoded = self.model.encode(summaries, config.max_length, max_new_tokens=config.max_new_tokens)
         generated = self.model.generate(
             encoded,
             num_beams=config.num_beams,
@@ -337,7 +337,9 @@ class QualsScorer(Scorer):
     def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
         """Log-probabilities of the pairs wanted of each context, and what the context answers to their questions."""
         pairs = [list(part.values()) for part in wanted.values()]
-        encoded: list[EncodedText] = self.model.encode(list(wanted), self.config.max_length)
+        encoded: list[EncodedText] = self.model.encode(
+            list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
+        )
         log_probs = self.model.log_probs(encoded, pairs, batch_size=batch_size)
         answers: list[dict[str, str]] = [{} for _ in pairs]
         if self.config.document_answers:

@@ -1,0 +1,93 @@
+"""Files that are damaged, incomplete or another model's are refused by name, never scored."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from conftest import TINY_TEMPLATE, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+
+from hf_quals import QAGenModel
+from hf_quals.errors import InputError
+
+
+KEY = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer("llama").save_pretrained(tmp_path)
+    TINY_TEMPLATE.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop(KEY), rf"model\.safetensors lacks weights of LlamaForCausalLM: {KEY}\."),
+        (
+            lambda weights: weights.update(other=torch.ones(2)),
+            r"has weights that LlamaForCausalLM has no layer for: oth",
+        ),
+        (lambda weights: weights.update({KEY: torch.ones(3, 3)}), rf"it has {KEY} of shape \(3, 3\), not \(32, 16\)"),
+        (lambda weights: weights[KEY].view(-1)[5:6].fill_(float("nan")), rf"values that are not finite: {KEY}\."),
+    ],
+    ids=["missing", "left over", "shape", "NaN"],
+)
+def test_weights_that_are_not_the_model_s_are_refused_with_file_and_key(folder, change, message):
+    change_weights(folder, change)
+    with pytest.raises(InputError, match=message) as raised:
+        QAGenModel.from_pretrained(folder)
+    assert str(folder) in str(raised.value)
+
+
+def test_weights_that_are_tied_are_not_missing(folder):
+    model = tiny_model("t5")
+    assert model.config.tie_word_embeddings
+    model.save_pretrained(folder)
+    tiny_tokenizer("t5").save_pretrained(folder)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    QAGenModel.from_pretrained(folder)
+
+
+def damage(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(print))
+
+
+def more_heads(folder):
+    config = json.loads((folder / "config.json").read_text()) | {"num_attention_heads": 5}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (damage("model.safetensors", b"x" * 500), r"model\.safetensors cannot be loaded: .*header"),
+        (pickled, r"pytorch_model\.bin cannot be loaded"),
+        (damage("tokenizer.json", b"{"), r"^The tokenizer of .* cannot be loaded"),
+        (damage("tokenizer.json", b"{}"), r"^The tokenizer of .* cannot be loaded"),
+        (more_heads, r"^The configuration of .* cannot be loaded: .*not a multiple of the number of attention heads"),
+        (damage("qagen_config.json", b"\xff"), r"qagen_config\.json is not a QAGen template"),
+        (damage("adapter_config.json", b"{"), r"^adapter_config\.json of .* cannot be loaded"),
+        (damage("adapter_config.json", b'{"peft_type": "LORA"}'), r"^adapter_config\.json of .* names no base_model"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as raised:
+        QAGenModel.from_pretrained(folder)
+    assert str(folder) in str(raised.value)
+    assert "\n" not in str(raised.value)
