@@ -13,6 +13,7 @@ from hf_quals.errors import InputError
 
 
 KEY = "model.layers.0.mlp.up_proj.weight"
+TYPES = ("float32", "bfloat16")
 
 
 @pytest.fixture
@@ -91,3 +92,10 @@ def test_damaged_files_are_named_in_one_line(folder, spoil, message):
         QAGenModel.from_pretrained(folder)
     assert str(folder) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_positions_keep_float32_whatever_the_type_of_the_weights(folder):
+    exact, rounded = (dict(QAGenModel.from_pretrained(folder, dtype=dtype).model.named_buffers()) for dtype in TYPES)
+    assert "model.rotary_emb.inv_freq" in exact
+    assert all(torch.equal(exact[name], rounded[name]) for name in exact)
+    assert QAGenModel.from_pretrained(folder, dtype=TYPES[1]).model.dtype == torch.bfloat16

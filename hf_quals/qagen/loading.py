@@ -48,7 +48,10 @@ def load(
     if adapter is not None:
         with _naming(f"The adapter {adapter}"):
             model = merge_adapter(model, adapter)
-    model.to(device=device, dtype=torch_dtype)  # type: ignore[call-arg]
+    # Weights alone, as Transformers loads them: frequencies of rotary positions are told apart in float32 only.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch_dtype)
+    model.to(device)  # type: ignore[arg-type]
     return model, tokenizer, template
 
 
