@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -57,7 +58,7 @@ class Study:
 
     items: tuple[Item, ...]
 
-    @property
+    @functools.cached_property  # each row of the spreadsheet has it
     def id(self) -> str:
         """Digest of what is shown: answers of another study, or of other sides, do not have it."""
         shown = json.dumps([item.shown() for item in self.items])
