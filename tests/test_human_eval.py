@@ -425,8 +425,52 @@ def test_answers_that_were_damaged_are_refused(study, name, value):
 
 
 @pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"1": None}, "item 1: expected an answer to each criterion, got null. Use the file as it was saved"),
+        ({"1": "A"}, 'item 1: expected an answer to each criterion, got "A"'),
+        ({"1": {"grammar": None}}, "item 1, grammar: expected A, equal or B, got None"),
+        ({"1": {"grammar": ["A"]}}, "item 1, grammar: expected A, equal or B, got ['A']"),
+        ({"1": {"grammar": "A"}, "01": {"grammar": "B"}}, "item 1 again, as '01'"),
+        ({"9" * 5000: {"grammar": "A"}}, "the study has no item '999"),
+    ],
+)
+def test_answers_with_damaged_items_are_refused(study, answers, message):
+    path = write_answers(study, "Ada", good_side)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"answers": answers}))
+    status, printed = invoke("report", study / "key.json", path)
+    assert (status, message in printed) == (2, True), printed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"1":', '"2":', "'2' stands there twice"),
+        ('"annotator": "Ada"', '"annotator": " "', "'annotator' is missing or damaged"),
+        ('"annotator": "Ada"', '"annotator": "\\ud800"', "surrogates not allowed"),
+        ('"answers": {', '"answers": {"x":' + "[" * 5000, "expected the answers of a human-eval study, a JSON file"),
+    ],
+)
+def test_answer_files_that_were_tampered_with_are_refused(study, before, after, message):
+    path = write_answers(study, "Ada", good_side)
+    assert path.read_text().count(before) == 1
+    path.write_text(path.read_text().replace(before, after))
+    status, printed = invoke("report", study / "key.json", path)
+    assert (status, message in printed) == (2, True), printed
+
+
+@pytest.mark.parametrize(
     "change",
-    [{"systems": ["good"]}, {"items": [{"item": 1}]}, {"items": [{"item": 1, "A": "better"}]}, {"items": [1]}],
+    [
+        {"systems": ["good", "good"]},
+        {"systems": [1, 2], "items": [{"item": 1, "A": 1}]},
+        {"items": [{"item": "1", "A": "good"}]},
+        {"items": [{"item": 1, "A": "good"}] * 2},
+        {"systems": ["good"]},
+        {"items": [{"item": 1}]},
+        {"items": [{"item": 1, "A": "better"}]},
+        {"items": [1]},
+    ],
 )
 def test_a_key_that_was_damaged_is_refused(study, change):
     answers, key = write_answers(study, "Ada", good_side), study / "key.json"
