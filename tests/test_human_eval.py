@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from hf_quals.cli import app
@@ -317,6 +318,15 @@ def test_texts_that_a_spreadsheet_would_run_are_marked_as_text(tmp_path):
     invoke("make", first, second, "--output", tmp_path / "study", "--num-items", 1)
     [item] = items_of(tmp_path / "study")
     assert {item["document"], item["A"], item["B"]} == {"'=1+1", "'@first", "'-second"}
+
+
+def test_names_are_no_markup_of_the_report(study):
+    key = Key("<i>id</i>", ("<img src=x>\n# big", "a|b"), {1: False})
+    text = to_markdown(report_of(key, [Answers("[Ada](http://example.org)\n<b>", {1: {"grammar": "A"}})]))
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert set(re.findall(r"</?(\w+)", html)) <= {"h1", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"}
+    assert html.count("<h1>") == 1
+    assert "[Ada](http://example.org) &lt;b&gt; 0" in html
 
 
 def test_documents_too_long_for_a_spreadsheet_are_counted(tmp_path):

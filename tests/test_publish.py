@@ -233,7 +233,7 @@ def test_pickles_by_other_names_are_refused(adapter_folder, name, content):
         b"",
         b".",
         b"cat\ndog\n",
-        b"citation\nmissing\n.",
+        b"citation\nmissing\nX.",
         b"N.\n",
         b"\x80\x02" + bytes(6) + b'{"__metadata__":{}}',  # safetensors with a header of 640 bytes
         b"\x80",

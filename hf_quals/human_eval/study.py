@@ -19,6 +19,7 @@ from typing import Any
 from ..comparing.reports import check_outputs, write_files
 from ..comparing.systems import Comparison
 from ..errors import InputError
+from ..files import as_cell
 
 
 CRITERIA = {
@@ -32,7 +33,6 @@ ANSWERS_KIND = "answers of a human-eval study"
 CELL_LIMIT = 32_767  # characters in a cell of Excel and LibreOffice
 
 _PAGE = Path(__file__).with_name("page.html")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Study:
         writer = csv.writer(file)
         writer.writerow(["study", "item", "document", "A", "B", *CRITERIA])
         for number, item in enumerate(self.items, start=1):
-            texts = (_as_text(text) for text in item.shown().values())
+            texts = (as_cell(text) for text in item.shown().values())
             writer.writerow([self.id, number, *texts, *[""] * len(CRITERIA)])
         return file.getvalue()
 
@@ -98,11 +98,6 @@ class Study:
     def num_beyond_cells(self) -> int:
         """How many items have a text that a cell of a spreadsheet cannot hold."""
         return sum(any(len(text) > CELL_LIMIT for text in item.shown().values()) for item in self.items)
-
-
-def _as_text(cell: str) -> str:
-    # A spreadsheet takes such a cell for a formula, and shows an error in its place or runs it.
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def differs(comparison: Comparison) -> bool:
