@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,9 +84,32 @@ def nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+# A spreadsheet takes a cell that begins so for a formula: it shows an error in its place, or runs it. The wide marks
+# are those of Japanese keyboards.
+_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
+
+
+def as_cell(text: str) -> str:
+    """A text as a cell of a CSV file that people open: with an apostrophe in front if it would be a formula."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def as_markdown(text: str) -> str:
+    """
+    A text, in one line, that Markdown shows as it is: its pipes end no cell, and what would be HTML, a link or an
+    image is none. Other marks stay, so that tables can be read on a terminal.
+    """
+    text = " ".join(text.splitlines())
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    # A backslash before what is escaped would undo it.
+    text = re.sub(r"(\\*)\|", r"\1\1\\|", text)
+    return re.sub(r"\](?=[(\[])", "&#93;", text)
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1) -> str:
     """A table in Markdown, aligned as plain text, too: `num_left` columns to the left, the others to the right."""
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
+    lines = [[as_markdown(cell) for cell in line] for line in (header, *rows)]
     # A rule that aligns to the right has two characters at least.
     widths = [max(2, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if number < num_left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import io
 import json
+import lzma
+import mmap
+import pickletools
 import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import IO, Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, validate_repo_id
 
 from . import __version__, metrics
 from .errors import PublishError
@@ -55,13 +68,30 @@ KINDS = {
 }
 
 _LEFT_OUT = {".git", ".cache", "__pycache__"}
-# What torch and Python write as pickles, which run code when they are read.
-_PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+# What torch and Python write as pickles, which run code when they are read. Other names are known by what they hold.
+_PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pk", ".pkl", ".pt", ".pth"}
 _WEIGHTS = {".gguf", ".onnx", ".safetensors"}
-_SECRET = re.compile(
-    rb"\bhf_[A-Za-z0-9]{30,}|\bgh[opsu]_[A-Za-z0-9]{36}|\bAKIA[0-9A-Z]{16}\b|\bsk-[A-Za-z0-9_-]{32,}"
-    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+_METADATA = 1 << 20  # bytes at the start of a file of weights; behind them are only numbers
+_SECRET_NAMES = (
+    *(".env*", "*.env", ".netrc", "_netrc", ".git-credentials", ".htpasswd", ".npmrc", ".pgpass", ".pypirc"),
+    *("credentials", "kaggle.json", "stored_tokens", "*.jks", "*.kdbx", "*.keystore", "*.p12", "*.pfx", "*.ppk"),
 )
+_SECRET = re.compile(
+    # Hugging Face, GitHub, GitLab, Amazon, OpenAI and others, Stripe, Slack
+    rb"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}|\bgh[oprsu]_[A-Za-z0-9]{36}|\bgithub_pat_\w{50,}|\bglpat-[\w-]{20,}"
+    rb"|\bA[KS]IA[0-9A-Z]{16}\b|\bsk-[\w-]{32,}|\b[rs]k_live_[A-Za-z0-9]{20,}|\bxox[a-z]-[\w-]{10,}|\bxapp-[\w-]{20,}"
+    # Google, PyPI, npm, Replicate, Groq, xAI, Databricks, SendGrid, Docker, Azure, web tokens
+    rb"|\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}|\bpypi-AgE[\w-]{50,}|\bnpm_[A-Za-z0-9]{36}"
+    rb"|\br8_[A-Za-z0-9]{37}|\bgsk_[A-Za-z0-9]{50,}|\bxai-[A-Za-z0-9]{70,}|\bdapi[0-9a-f]{32}|\bSG\.[\w-]{22}\.[\w-]{43}"
+    rb"|\bdckr_pat_[\w-]{20,}|\bAccountKey=[A-Za-z0-9+/]{80,}|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
+    # A password in an address; a value with a digit that is called a key, a secret or a password
+    rb"|://[^\s/:@\"'<>{}$]{1,100}:[^\s/:@\"'<>{}$]{1,200}@"
+    rb"|(?i:(?:api|access|secret)_?key|_secret|password|auth_token)[\"']?\s{0,5}[:=]\s{0,5}[\"']?"
+    rb"(?=[A-Za-z/+_-]*[0-9])[\w/+-]{20,}"
+)
+# A Hub that stops answering is given up; seconds to connect, to read, to write, to wait for a free connection.
+_TIMEOUT = (10.0, 60.0, 60.0, None)
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,8 @@ class Publication:
 
 def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publication:
     """
-    Checks a folder, without the Hub: the files and the card of its kind, no pickle, nothing that looks like a secret.
+    Checks a folder, without the Hub: the files and the card of its kind, no pickle (whatever it is called, packed or
+    in an archive), nothing that looks like a secret, no link out of the folder.
 
     Args:
         kind (`str`): `"metric"`, `"model"` or `"adapter"`.
@@ -112,30 +143,107 @@ def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publicat
     if not folder.is_dir():
         raise PublishError(f"{folder} is not a folder.")
 
-    files = tuple(
-        sorted(
-            file.relative_to(folder)
-            for file in folder.rglob("*")
-            if file.is_file() and _LEFT_OUT.isdisjoint(file.relative_to(folder).parts)
-        )
-    )
+    inside = [file for file in folder.rglob("*") if _LEFT_OUT.isdisjoint(file.relative_to(folder).parts)]
+    links = [file for file in inside if file.is_symlink() and not _stays_inside(file, folder)]
+    files = tuple(sorted(file.relative_to(folder) for file in inside if file.is_file() and file not in links))
     wanted = (f"{name}.py", *KINDS[kind].files) if kind == "metric" else KINDS[kind].files
     problems = [f"no file {pattern}" for pattern in wanted if not any(folder.glob(pattern))]
     problems += _card_problems(folder, KINDS[kind])
     if kind == "adapter":
         problems += _base_model_problems(folder)
+    problems += [
+        f"{link.relative_to(folder)} is a link to {link.readlink()}, and only files of the folder go up: copy it there"
+        for link in sorted(links)
+    ]
     for file in files:
-        if file.suffix in _PICKLES:
-            problems.append(f"{file} is a pickle, which can run code: remove it, or save it as safetensors")
-        elif file.name.startswith(".env") or _holds_secret(folder / file):
-            problems.append(f"{file} holds what looks like a secret")
+        problem = _content_problem(folder / file)
+        problems += [f"{file} {problem}"] if problem else []
     if problems:
         raise PublishError("\n- ".join([f"{folder} cannot be published as a {kind} called {name}:", *problems]))
     return Publication(repo_id, KINDS[kind], folder, files)
 
 
+def _stays_inside(link: Path, folder: Path) -> bool:
+    return link.is_file() and link.resolve().is_relative_to(folder.resolve())
+
+
+def _content_problem(file: Path) -> str | None:
+    """What keeps a file from going up, as the end of a sentence. Of a link both names count."""
+    names = {file.name.lower(), file.resolve().name.lower()}
+    if any(fnmatch(name, pattern) for name in names for pattern in _SECRET_NAMES) or _holds_secret(file):
+        return "holds what looks like a secret"
+    try:
+        pickled = any(_is_pickle_name(name) or _is_pickle(content) for name, content in _contents(file))
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
+        return f"is an archive that cannot be looked into ({error}): remove it, or unpack it"
+    return "is a pickle, which can run code: remove it, or save it as safetensors" if pickled else None
+
+
 def _holds_secret(file: Path) -> bool:
-    return file.suffix not in _WEIGHTS and _SECRET.search(file.read_bytes()) is not None
+    if not file.stat().st_size:
+        return False  # nothing to map
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _SECRET.search(content[:_METADATA] if file.suffix in _WEIGHTS else content) is not None
+
+
+def _contents(file: Path) -> Iterator[tuple[str, Any]]:
+    """A file, and what is packed in it: name and content of each."""
+    with open(file, "rb") as opened:
+        yield file.name, opened
+        opened.seek(0)
+        start = opened.read(1 << 16)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                if not member.is_dir():
+                    with archive.open(member) as content:
+                        yield member.filename, content
+    elif tarfile.is_tarfile(file):
+        with tarfile.open(file) as tar:
+            for entry in tar:
+                extracted = tar.extractfile(entry) if entry.isfile() else None
+                if extracted is not None:
+                    yield entry.name, extracted
+    for magic, unpack in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
+        if start.startswith(magic):
+            with unpack(file) as unpacked:
+                yield file.stem, unpacked
+    # joblib packs with bare zlib.
+    with contextlib.suppress(zlib.error):
+        yield file.name, io.BytesIO(zlib.decompressobj().decompress(start, len(start)))
+
+
+def _is_pickle_name(name: str) -> bool:
+    return Path(name).suffix.lower() in _PICKLES
+
+
+def _is_pickle(content: IO[bytes]) -> bool:
+    """
+    Whether a reader of pickles would take the content for one. Of those that do not say so at the start (protocols 0
+    and 1, which are text), it is one only if it ends as one and names what it runs, which other texts do not.
+    """
+    start = content.read(1024)
+    if start.startswith(b"\x93NUMPY"):
+        return b"|O" in start.partition(b"\n")[0]  # the header of an array of objects
+    content.seek(0)
+    says_so = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    names: set[str] = set()
+    try:
+        for number, (opcode, _, _) in enumerate(pickletools.genops(content)):
+            names.add(opcode.name)
+            if says_so and number == 2:  # what only begins alike, as safetensors may, has no three valid steps
+                return True
+    except (ValueError, OverflowError, MemoryError):
+        return False
+    return says_so or not names.isdisjoint({"GLOBAL", "INST", "STACK_GLOBAL"})
 
 
 def _default_folder(kind: str, name: str) -> Path:
@@ -174,7 +282,7 @@ def _base_model_problems(folder: Path) -> list[str]:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         return [f"adapter_config.json: no base_model_name_or_path can be read: {error!r}"]
-    if base is None or Path(base).is_absolute():
+    if not isinstance(base, str) or Path(base).is_absolute() or Path(base).is_dir():
         return [f"adapter_config.json: base_model_name_or_path is {base}, which others cannot load; give its Hub id"]
     return []
 
@@ -201,6 +309,8 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
     api = HfApi(library_name="hf_quals", library_version=__version__)
     repo_id, repo_type = publication.repo_id, publication.kind.repo_type
     created = False
+    session = get_session()
+    timeout, session.timeout = session.timeout, _TIMEOUT
     try:
         api.whoami()
         if api.repo_exists(repo_id, repo_type=repo_type):
@@ -233,6 +343,8 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
         raise PublishError(said + _left(repo_id, created)) from error
     except ValueError as error:
         raise PublishError(f"The Hub refuses the card. {error}{_left(repo_id, created)}") from error
+    finally:
+        session.timeout = timeout
     return str(commit.repo_url)
 
 

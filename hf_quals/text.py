@@ -44,12 +44,14 @@ _TOKEN = re.compile(
 )
 _NUMBER_PARTS = re.compile(r"[\d.,]*\d|[a-z]+")
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])([\"'”’)\]]*)\s+|()\s*\n\s*")
+# The look-behind lets a long run of spaces be read once, not from each of its spaces on.
+_SENTENCE_END = re.compile(r"(?<=[.!?])([\"'”’)\]]*)\s+|()(?<!\s)\s*\n\s*")
 _SENTENCE_START = re.compile(r"[\"'“‘(\[]*[^\W_]")
 # Behind these a full stop ends no sentence: titles, initials, "U.S.".
 _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|st|prof|sen|rep|gov|gen|col|sgt|lt|capt|jr|sr|no|vs)|\b[^\W\d_])\.$", re.IGNORECASE
 )
+_LONGEST_ABBREVIATION = len("prof.")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -76,7 +78,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
         if "\n" not in mark.group():
             behind = _SENTENCE_START.match(text, mark.end())
             goes_on = has_capitals and behind is not None and behind.group()[-1].islower()
-            if goes_on or _ABBREVIATION.search(text, 0, mark.start()):
+            if goes_on or _ABBREVIATION.search(text, max(mark.start() - _LONGEST_ABBREVIATION, 0), mark.start()):
                 continue
         bounds += [mark.start() + len(mark[1] or ""), mark.end()]
     bounds.append(len(text))

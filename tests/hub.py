@@ -30,7 +30,7 @@ class Repository:
 class Hub(ThreadingHTTPServer):
     """
     Repositories in memory, by type and id. `cut` is a pattern of paths at which the connection breaks off, `closed` a
-    pattern of paths that are forbidden.
+    pattern of paths that are forbidden, `silent` one of paths that are never answered.
 
     As on the Hub, safetensors files go through LFS, and a commit is made of all its files or of none.
     """
@@ -45,6 +45,7 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.cut: str | None = None
         self.closed: str | None = None
+        self.silent: str | None = None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -94,6 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append(f"{self.command} {path}")
         if self.server.cut and re.search(self.server.cut, path):
+            self.close_connection = True
+            return
+        if self.server.silent and re.search(self.server.silent, path):
+            self.rfile.read(1)  # until the client gives up
             self.close_connection = True
             return
         try:

@@ -21,6 +21,7 @@ from hf_quals.comparing.rows import Source
 from hf_quals.comparing.run import kept_scores
 from hf_quals.comparing.statistics import bootstrap_interval, paired_test
 from hf_quals.comparing.systems import join_systems
+from hf_quals.comparing.table import Cell, ScoreTable
 from hf_quals.files import locked
 from hf_quals.judges.factcc import FactccScorer
 from hf_quals.judges.registry import make_judges
@@ -429,3 +430,14 @@ def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.stdout.strip() == "2 False"
     assert "in.jsonl, line 1: column 'document' must hold text" in result.stderr
+
+
+def test_what_a_spreadsheet_would_run_is_text_in_csv_and_numbers_stay_numbers():
+    cells = (Cell("QUALS", "=cmd()", mean=-0.5), Cell("QUALS", "-b", error="@x"))
+    table = ScoreTable(("=cmd()", "-b"), 1, {}, {}, cells)
+    rows = list(csv.DictReader(table.to_csv().splitlines()))
+    assert [(row["system"], row["mean"], row["error"]) for row in rows] == [
+        ("'=cmd()", "-0.5", ""),
+        ("'-b", "", "'@x"),
+    ]
+    assert [cell["system"] for cell in json.loads(table.to_json())["cells"]] == ["=cmd()", "-b"]

@@ -1,11 +1,13 @@
 import math
 import os
 import secrets
+from html import escape
 
 import pytest
+from markdown_it import MarkdownIt
 
 from hf_quals.errors import InputError
-from hf_quals.files import locked, markdown_table, nan_to_none, replacing, write_atomically
+from hf_quals.files import as_cell, as_markdown, locked, markdown_table, nan_to_none, replacing, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -70,3 +72,38 @@ def test_markdown_table_is_aligned_and_keeps_its_cells_apart():
         "| x\\|y |  1 |",
         "| z z  | 22 |",
     ]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
+def test_a_cell_that_a_spreadsheet_would_run_has_an_apostrophe_in_front(start):
+    assert as_cell(f"{start}1+1") == f"'{start}1+1"
+
+
+def test_other_cells_stay():
+    assert [as_cell(text) for text in ("", "1-1", "'=1", "a=b", " x")] == ["", "1-1", "'=1", "a=b", " x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<b>bold</b>",
+        "<!-- hidden",
+        "<script>alert(1)</script>",
+        "<http://example.org>",
+        "&lt;b&gt; & &#60;",
+        "[a](javascript:alert(1))",
+        "![a](http://example.org/a.png)",
+        "a|b",
+        r"a\|b",
+        r"a\\|b",
+        "p < 0.001, bart_large, a->b, x<=3",
+    ],
+)
+def test_markdown_shows_a_text_as_it_is(text):
+    html = MarkdownIt("commonmark").enable("table").render(markdown_table(["name", "n"], [[text, "1"]]))
+    assert f"<td>{escape(text)}</td>" in html
+
+
+def test_markdown_of_several_lines_is_one_line_and_plain_names_stay():
+    assert as_markdown("a\r\nb\u2028# c") == "a b # c"
+    assert as_markdown("p < 0.001, bart_large, AT&T, C:\\x") == "p < 0.001, bart_large, AT&T, C:\\x"

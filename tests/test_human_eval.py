@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from hf_quals.cli import app
@@ -339,6 +340,15 @@ def test_texts_that_a_spreadsheet_would_run_are_marked_as_text(tmp_path):
     assert {item["document"], item["A"], item["B"]} == {"'=1+1", "'@first", "'-second"}
 
 
+def test_names_are_no_markup_of_the_report(study):
+    key = Key("<i>id</i>", ("<img src=x>\n# big", "a|b"), {1: False})
+    text = to_markdown(report_of(key, [Answers("[Ada](http://example.org)\n<b>", {1: {"grammar": "A"}})]))
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert set(re.findall(r"</?(\w+)", html)) <= {"h1", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"}
+    assert html.count("<h1>") == 1
+    assert "[Ada](http://example.org) &lt;b&gt; 0" in html
+
+
 def test_documents_too_long_for_a_spreadsheet_are_counted(tmp_path):
     first, second = (write_jsonl(tmp_path / f"{s}.jsonl", [s], ["x" * 32_768]) for s in ("a", "b"))
     _, printed = invoke("make", first, second, "--output", tmp_path / "study", "--num-items", 1)
@@ -356,7 +366,7 @@ def test_documents_too_long_for_a_spreadsheet_are_counted(tmp_path):
         (["a"], ["x"], "1 of the 2 documents of .*first.jsonl are not in the other file"),
         (["a", "b", "c"], ["x", "y", "z"], "1 of the 3 documents of .*second.jsonl are not in the other"),
         (["a", "a"], ["x", "y"], "second.jsonl, line 2: the document of .*second.jsonl, line 1 again"),
-        (["a", "b"], ["x", " "], "second.jsonl, line 2: column 'summary' must hold text, got ' '"),
+        (["a", "b"], ["x", " "], "second.jsonl, line 2: the summary is blank"),
         (["a", "b"], ["x", None], "second.jsonl, line 2: column 'summary' must hold text, got None"),
         (["a", "b"], ["x", "\ud800"], "second.jsonl, line 2: column 'summary' holds half of a surrogate pair"),
     ],
@@ -445,8 +455,52 @@ def test_answers_that_were_damaged_are_refused(study, name, value):
 
 
 @pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"1": None}, "item 1: expected an answer to each criterion, got null. Use the file as it was saved"),
+        ({"1": "A"}, 'item 1: expected an answer to each criterion, got "A"'),
+        ({"1": {"grammar": None}}, "item 1, grammar: expected A, equal or B, got None"),
+        ({"1": {"grammar": ["A"]}}, "item 1, grammar: expected A, equal or B, got ['A']"),
+        ({"1": {"grammar": "A"}, "01": {"grammar": "B"}}, "item 1 again, as '01'"),
+        ({"9" * 5000: {"grammar": "A"}}, "the study has no item '999"),
+    ],
+)
+def test_answers_with_damaged_items_are_refused(study, answers, message):
+    path = write_answers(study, "Ada", good_side)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"answers": answers}))
+    status, printed = invoke("report", study / "key.json", path)
+    assert (status, message in printed) == (2, True), printed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"1":', '"2":', "the key '2' occurs 2 times"),
+        ('"annotator": "Ada"', '"annotator": " "', "'annotator' is missing or damaged"),
+        ('"annotator": "Ada"', '"annotator": "\\ud800"', "surrogates not allowed"),
+        ('"answers": {', '"answers": {"x":' + "[" * 5000, "expected the answers of a human-eval study, a JSON file"),
+    ],
+)
+def test_answer_files_that_were_tampered_with_are_refused(study, before, after, message):
+    path = write_answers(study, "Ada", good_side)
+    assert path.read_text().count(before) == 1
+    path.write_text(path.read_text().replace(before, after))
+    status, printed = invoke("report", study / "key.json", path)
+    assert (status, message in printed) == (2, True), printed
+
+
+@pytest.mark.parametrize(
     "change",
-    [{"systems": ["good"]}, {"items": [{"item": 1}]}, {"items": [{"item": 1, "A": "better"}]}, {"items": [1]}],
+    [
+        {"systems": ["good", "good"]},
+        {"systems": [1, 2], "items": [{"item": 1, "A": 1}]},
+        {"items": [{"item": "1", "A": "good"}]},
+        {"items": [{"item": 1, "A": "good"}] * 2},
+        {"systems": ["good"]},
+        {"items": [{"item": 1}]},
+        {"items": [{"item": 1, "A": "better"}]},
+        {"items": [1]},
+    ],
 )
 def test_a_key_that_was_damaged_is_refused(study, change):
     answers, key = write_answers(study, "Ada", good_side), study / "key.json"

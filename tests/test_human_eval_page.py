@@ -109,6 +109,13 @@ class Page:
         raise AssertionError("nothing was downloaded")
 
 
+class PageAsItIs(Page):
+    """The page that the browser shows."""
+
+    def __init__(self, browser):
+        self.browser = browser
+
+
 def test_three_items_by_keyboard_and_mouse_with_a_reload_in_between(browser, study, tmp_path):
     """The annotator finds the good summary more factual, both as informative, the other one more grammatical."""
     page = Page(browser, study)
@@ -192,6 +199,59 @@ def test_moving_between_items(browser, study):
     assert page["heading"].text == "Item 3 of 3"
     page["jump"].send_keys(Keys.HOME)
     assert page["heading"].text == "Item 1 of 3"
+
+
+ANSWERED = {"annotator": "Ada", "shortcuts": True, "item": 2, "answers": {"1": {"grammar": "A"}}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item": 99},
+        {"item": "2"},
+        {"item": None},
+        {"annotator": 5},
+        {"shortcuts": "no"},
+        {"answers": {"1": {"grammar": "A", "informativeness": "C", "style": "A"}}},
+        {"answers": {"1": {"grammar": "A"}, "2": None, "3": "A", "01": {"grammar": "B"}, "7": {"grammar": "B"}}},
+        {"answers": {"1": {"grammar": "A"}, "2": {"grammar": None, "informativeness": ["A"]}}},
+    ],
+)
+def test_damaged_stored_answers_cost_only_themselves(browser, study, change):
+    stored_as(browser, study, json.dumps(ANSWERED | change))
+    page = Page(browser, study) if "annotator" in change else PageAsItIs(browser)
+    assert "was damaged. Look through the items" in page["message"].text
+    assert json.loads(page.download().read_text())["answers"] == {"1": {"grammar": "A"}}
+    page.press("1")
+    assert "factual_consistency" in page.chosen()
+
+
+@pytest.mark.parametrize("stored", ["{", "null", "[]", '"abc"', "5", '{"answers": null}', '{"answers": "abc"}'])
+def test_a_page_whose_stored_state_is_lost_begins_anew_and_says_so(browser, study, stored):
+    stored_as(browser, study, stored)
+    page = Page(browser, study)
+    assert page["heading"].text == "Item 1 of 3"
+    assert "was damaged. Look through the items" in page["message"].text
+    page.press("1")
+    assert page.chosen() == {"factual_consistency": "A"}
+    page.press("j", "k")
+    assert page["message"].text == ""
+
+
+def test_a_whole_stored_state_is_taken_without_a_word(browser, study):
+    page = Page(browser, study)
+    page.click("grammar", "A")
+    page.click("factual_consistency", "B")
+    browser.refresh()
+    assert page["message"].text == ""
+    assert page.chosen() == {"grammar": "A", "factual_consistency": "B"}
+
+
+def stored_as(browser, study, state):
+    """Opens the page of a study in a browser that kept this."""
+    browser.get((study / "study.html").as_uri())
+    browser.execute_script("localStorage.setItem(storageKey, arguments[0])", state)
+    browser.refresh()
 
 
 def test_single_keys_can_be_switched_off(browser, study):

@@ -1,11 +1,22 @@
+import bz2
+import collections
+import gzip
+import io
 import json
+import lzma
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hub import environment, running_hub
 
 from hf_quals import metrics
@@ -28,7 +39,7 @@ def hub_server():
 def hub(hub_server):
     hub_server.repositories.clear()
     hub_server.requests.clear()
-    hub_server.cut = hub_server.closed = None
+    hub_server.cut = hub_server.closed = hub_server.silent = None
     return hub_server
 
 
@@ -147,6 +158,8 @@ def test_an_adapter_card_needs_licence_and_base_model(adapter_folder, key):
     [
         ('{"base_model_name_or_path": "/home/user/base"}', "is /home/user/base, which others cannot load"),
         ('{"base_model_name_or_path": null}', "is None, which others cannot load"),
+        ('{"base_model_name_or_path": 5}', "is 5, which others cannot load"),
+        ('{"base_model_name_or_path": "."}', "is ., which others cannot load"),
         ("{}", "no base_model_name_or_path can be read"),
         ("{", "no base_model_name_or_path can be read"),
     ],
@@ -165,10 +178,156 @@ def test_pickles_are_refused(model_folder, name):
         prepare("model", "user/x", model_folder)
 
 
+def packed(pack, **members):
+    """The bytes of an archive; `pack` is `"zip"` or `"tar"`."""
+    file = io.BytesIO()
+    if pack == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for name, data in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+def saved(save, value):
+    file = io.BytesIO()
+    save(file, value)
+    return file.getvalue()
+
+
+# What runs a function when it is read.
+RUNS = collections.OrderedDict(a=1)
+TENSOR = {"weight": torch.zeros(3)}
+PICKLES = {
+    **{f"protocol {protocol}": pickle.dumps(RUNS, protocol) for protocol in range(6)},
+    "numbers": pickle.dumps({"a": 1}, 4),
+    "torch": saved(lambda file, value: torch.save(value, file), TENSOR),
+    "old torch": saved(lambda file, value: torch.save(value, file, _use_new_zipfile_serialization=False), TENSOR),
+    "array": saved(lambda file, value: np.save(file, value, allow_pickle=True), np.array([RUNS, None])),
+    "arrays": saved(lambda file, value: np.savez(file, a=value), np.array([RUNS, None])),
+    "gzip": gzip.compress(pickle.dumps(RUNS)),
+    "bzip2": bz2.compress(pickle.dumps(RUNS)),
+    "xz": lzma.compress(pickle.dumps(RUNS)),
+    "zlib": zlib.compress(pickle.dumps(RUNS)),
+    "zip": packed("zip", notes=pickle.dumps(RUNS)),
+    "tar": packed("tar", notes=pickle.dumps(RUNS)),
+}
+
+
+@pytest.mark.parametrize("name", ["weights.dat", "model-2.safetensors"])
+@pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
+def test_pickles_by_other_names_are_refused(adapter_folder, name, content):
+    (adapter_folder / name).write_bytes(content)
+    with pytest.raises(PublishError, match=f"{name} is a pickle"):
+        prepare("adapter", "user/x", adapter_folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b".",
+        b"cat\ndog\n",
+        b"citation\nmissing\nX.",
+        b"N.\n",
+        b"\x80\x02" + bytes(6) + b'{"__metadata__":{}}',  # safetensors with a header of 640 bytes
+        b"\x80",
+        b"BZ",
+        "\u03c7".encode(),
+        saved(np.save, np.frombuffer(b"|O" * 64, dtype="i2")),
+        packed("zip", notes=b"text"),
+        packed("tar", notes=b"text"),
+        gzip.compress(b"text"),
+    ],
+)
+def test_what_is_no_pickle_goes_up(adapter_folder, content):
+    (adapter_folder / "other.dat").write_bytes(content)
+    assert Path("other.dat") in prepare("adapter", "user/x", adapter_folder).files
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"text" * 99)[:-9], packed("zip", notes=b"text").replace(b"text", b"TEXT")]
+)
+def test_an_archive_that_cannot_be_looked_into_is_refused(adapter_folder, content):
+    (adapter_folder / "other.dat").write_bytes(content)
+    with pytest.raises(PublishError, match=r"other\.dat is an archive that cannot be looked into"):
+        prepare("adapter", "user/x", adapter_folder)
+
+
+def test_links_that_lead_out_of_the_folder_are_refused(adapter_folder, tmp_path):
+    (tmp_path / "outside.txt").write_text("private")
+    (adapter_folder / "notes.txt").write_text("A note")
+    links = {"file.txt": "../outside.txt", "gone.txt": "nowhere", "folder": "..", "same.txt": "notes.txt"}
+    for name, target in links.items():
+        (adapter_folder / name).symlink_to(target)
+    with pytest.raises(PublishError) as error:
+        prepare("adapter", "user/x", adapter_folder)
+    for name in ("file.txt", "gone.txt", "folder"):
+        assert f"{name} is a link to {links[name]}, and only files of the folder go up" in str(error.value)
+        (adapter_folder / name).unlink()
+    assert "same.txt" not in str(error.value)
+    assert Path("same.txt") in prepare("adapter", "user/x", adapter_folder).files
+
+
+def test_a_link_does_not_hide_the_name_of_a_secret(adapter_folder):
+    (adapter_folder / ".git").mkdir()
+    (adapter_folder / ".git" / "credentials").write_text("A=1")
+    (adapter_folder / "notes.txt").symlink_to(".git/credentials")
+    with pytest.raises(PublishError, match=r"notes\.txt holds what looks like a secret"):
+        prepare("adapter", "user/x", adapter_folder)
+
+
+# Put together here, so that no scanner takes them for real ones.
+SECRETS = [
+    "api_org_" + "aB3" * 12,
+    "ghr_" + "aB3" * 12,
+    "github_pat_" + "aB3_" * 20,
+    "glpat-" + "aB3-" * 5,
+    "ASIA" + "A1" * 8,
+    "AWS_SECRET_ACCESS_KEY=" + "aB3/" * 10,
+    'WANDB_API_KEY = "' + "0f" * 20 + '"',
+    '"client_secret": "' + "aB3" * 9 + '"',
+    "sk-proj-" + "aB3_" * 10,
+    "sk_live_" + "aB3" * 8,
+    "xoxb-" + "12-" * 8,
+    "AIza" + "aB3_-" * 7,
+    "pypi-AgE" + "aB3_" * 20,
+    "npm_" + "aB3" * 12,
+    "gsk_" + "aB3" * 18,
+    "dapi" + "0f" * 16,
+    "eyJ" + "aB3" * 6 + ".eyJ" + "aB3" * 6 + "." + "aB3" * 9,
+    "https://user:" + "aB3" * 5 + "@example.org/x",
+    "-----BEGIN PGP PRIVATE " + "KEY BLOCK-----",
+    "-----BEGIN OPENSSH PRIVATE " + "KEY-----",
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pass api_key=os.environ['HF_TOKEN'] or password=getpass()",
+        "api_key = YOUR_API_KEY_COMES_HERE",
+        '"mask_token": "<mask>", "secret_key_size": 2048',
+        "see http://localhost:8000/a@b or mailto:user@example.org",
+        "the hf_hub and sk-learn, -----BEGIN CERTIFICATE-----",
+    ],
+)
+def test_what_only_speaks_of_secrets_goes_up(adapter_folder, text):
+    (adapter_folder / "notes.txt").write_text(text)
+    assert Path("notes.txt") in prepare("adapter", "user/x", adapter_folder).files
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        (".env", "A=1"),
+        *((name, "A=1") for name in (".env", ".env.local", "prod.ENV", ".netrc", "_netrc", ".pypirc", "kaggle.json")),
+        ("model-2.safetensors", "hf_" + "aB3" * 12),
+        *((f"note-{number}.txt", f"key: {secret}") for number, secret in enumerate(SECRETS)),
         ("notes.txt", "HF_TOKEN=hf_" + "aB3" * 12),
         ("log.json", '{"key": "AKIA' + "A1" * 8 + '"}'),
         ("key.txt", "-----BEGIN RSA PRIVATE " + "KEY-----"),
@@ -330,6 +489,18 @@ def test_a_cut_connection_is_said_and_the_same_command_with_update_goes_on(hub, 
     again = publish("model", "user/tiny", "--path", model_folder, *(["--update"] if created else []))
     assert again.returncode == 0, again.stderr
     assert hub.repositories["model", "user/tiny"].files.keys() == {file.name for file in model_folder.iterdir()}
+
+
+def test_a_hub_that_never_answers_is_given_up(hub, run):
+    hub.silent = "whoami"
+    code = (
+        "import sys, hf_quals.publish; from hf_quals.cli import main;"
+        "assert all(0 < limit <= 60 for limit in hf_quals.publish._TIMEOUT[:3]);"
+        "hf_quals.publish._TIMEOUT = (1, 1, 1, None);"
+        "sys.argv = ['hf-quals', 'publish', 'metric', '--repo-id', 'user/quals']; main()"
+    )
+    assert refused(run("-c", code), f"The connection to {hub.url} broke", "timed out")
+    assert hub.repositories == {}
 
 
 def test_offline_mode_is_said(run):

@@ -100,7 +100,7 @@ def scores_folder(
     *,
     resume: bool,
     overwrite: bool,
-    suffixes: Sequence[str] = (".md", ".csv", ".json"),
+    suffixes: tuple[str, ...] = (".md", ".csv", ".json"),
 ) -> Iterator[Path]:
     """
     Where the scores behind an output are kept, which no other process writes until the block ends.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import markdown_table, nan_to_none
+from ..files import as_cell, as_markdown, markdown_table, nan_to_none
 from .statistics import bootstrap_interval, paired_test
 
 
@@ -107,11 +107,12 @@ class ScoreTable:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
-        """One line a cell."""
+        """One line a cell. Names and errors that a spreadsheet would run have an apostrophe in front; numbers stay."""
         file = io.StringIO()
         writer = csv.writer(file)
         writer.writerow([column.name for column in fields(Cell)])
-        writer.writerows(astuple(cell) for cell in self.cells)
+        for cell in self.cells:
+            writer.writerow(as_cell(value) if isinstance(value, str) else value for value in astuple(cell))
         return file.getvalue()
 
     def to_markdown(self) -> str:
@@ -139,8 +140,8 @@ class ScoreTable:
             if self.truncated.get(name):
                 num_summaries = self.num_documents * len(self.systems)
                 facts.append(f"end of a text not seen: {self.truncated[name]} of {num_summaries} summaries")
-            notes += [f"- {name}: {', '.join(facts)}"] if facts else []
-        return [*notes, *(f"- {judge} failed: {error}" for judge, error in self.errors.items())]
+            notes += [f"- {as_markdown(f'{name}: ' + ', '.join(facts))}"] if facts else []
+        return [*notes, *(f"- {as_markdown(f'{judge} failed: {error}')}" for judge, error in self.errors.items())]
 
 
 def _number(value: float | None, sign: str = "-") -> str:

@@ -15,6 +15,8 @@ from transformers.integrations import (
     WandbCallback,
 )
 
+from ..files import as_markdown
+
 
 # From column to string, number or `None`; at least one.
 Rows = Sequence[dict[str, Any]]
@@ -37,7 +39,7 @@ def markdown(rows: Rows, longest: int | None = None) -> str:
     def cell(value: Any) -> str:
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         text = text if longest is None or len(text) <= longest else text[:longest] + "…"
-        return text.replace("|", "\\|").replace("\n", " ")
+        return as_markdown(text)
 
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(cell, row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -55,6 +55,10 @@ def read_key(path: Path) -> Key:
     try:
         first, second = key["systems"]
         swapped = {item["item"]: {first: False, second: True}[item["A"]] for item in key["items"]}
+        if first == second or not all(isinstance(name, str) for name in (first, second)):
+            raise ValueError("two different names of systems are expected")
+        if list(map(repr, swapped)) != [str(number) for number in range(1, len(key["items"]) + 1)]:
+            raise ValueError("items must be numbered from 1 on")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: systems or items are damaged ({error!r}). Use the file as it was saved.") from error
     return Key(key["study"], (first, second), swapped)
@@ -90,7 +94,12 @@ def _read_page_answers(path: Path, key: Key) -> Answers:
     for number, answers in page["answers"].items():
         item = _item(f"{path}, item {number}", number, key)
         if item in choices:
-            raise InputError(f"{path}, item {number}: item {item} again.")
+            raise InputError(f"{path}: item {item} again, as {number!r}.")
+        if not isinstance(answers, dict):
+            raise InputError(
+                f"{path}, item {number}: expected an answer to each criterion, got {json.dumps(answers)}. Use the "
+                "file as it was saved; an item without answers is not in it."
+            )
         for criterion in answers:
             if criterion not in CRITERIA:
                 raise InputError(f"{path}, item {number}: no criterion {criterion!r}, expected {', '.join(CRITERIA)}.")
@@ -123,13 +132,15 @@ def _read_csv(path: Path, key: Key) -> Answers:
 def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
-    except (OSError, ValueError) as error:
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair could not be written
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected the {kind}, a JSON file: {error}.") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         has = content.get("kind", "something else") if isinstance(content, dict) else "something else"
         raise InputError(f"{path}: expected the {kind}, got {has}.")
     for name, value_type in fields.items():
-        if not isinstance(content.get(name), value_type):
+        value = content.get(name)
+        if not isinstance(value, value_type) or (isinstance(value, str) and not value.strip()):
             raise InputError(f"{path}: {name!r} is missing or damaged. Use the file as it was saved.")
     return content
 
@@ -140,14 +151,15 @@ def _check_study(place: str, study: str, key: Key) -> None:
 
 
 def _item(place: str, number: str, key: Key) -> int:
-    item = int(number) if number.isdecimal() else 0
+    # No study has so many digits of items, and Python refuses to read thousands.
+    item = int(number) if number.isdecimal() and len(number) < 10 else 0
     if item not in key.swapped:
         raise InputError(f"{place}: the study has no item {number!r}, it has 1 to {len(key.swapped)}.")
     return item
 
 
-def _choice(place: str, given: str) -> str:
+def _choice(place: str, given: Any) -> str:
     for choice in CHOICES:
-        if given.casefold() == choice.casefold():
+        if isinstance(given, str) and given.casefold() == choice.casefold():
             return choice
     raise InputError(f"{place}: expected {', '.join(CHOICES[:-1])} or {CHOICES[-1]}, got {given!r}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..comparing.reports import check_outputs, check_suffix, write_files
-from ..files import markdown_table
+from ..files import as_markdown, markdown_table
 from .answers import Answers, Key
 from .study import CRITERIA
 from .verdicts import krippendorff_alpha, majority, sign_test
@@ -134,7 +134,7 @@ def to_markdown(report: Report) -> str:
         for row in report.criteria
     ]
     table = markdown_table(header, rows)
-    return "\n".join([f"# {first} compared with {second}", "", table, "", *_notes(report)]) + "\n"
+    return "\n".join([f"# {as_markdown(f'{first} compared with {second}')}", "", table, "", *_notes(report)]) + "\n"
 
 
 def _notes(report: Report) -> list[str]:
@@ -148,11 +148,11 @@ def _notes(report: Report) -> list[str]:
         },
     }
     lines = [
-        f"- {what}: {', '.join(f'{name} {count}' for name, count in named.items())}"
+        f"- {what}: {as_markdown(', '.join(f'{name} {count}' for name, count in named.items()))}"
         for what, named in counts.items()
         if named
     ]
-    return [f"- Study: {report.study}", *lines]
+    return [f"- Study: {as_markdown(report.study)}", *lines]
 
 
 def picture(report: Report) -> Figure:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ from typing import Any
 from ..comparing.reports import check_outputs, write_files
 from ..comparing.systems import Comparison
 from ..errors import InputError
+from ..files import as_cell
 
 
 CRITERIA = {
@@ -31,7 +33,6 @@ ANSWERS_KIND = "answers of a human-eval study"
 CELL_LIMIT = 32_767  # characters in a cell of Excel and LibreOffice
 
 _PAGE = Path(__file__).with_name("page.html")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Study:
 
     items: tuple[Item, ...]
 
-    @property
+    @functools.cached_property  # each row of the spreadsheet has it
     def id(self) -> str:
         """Digest of what is shown: answers of another study, or of other sides, do not have it."""
         shown = json.dumps([item.shown() for item in self.items])
@@ -81,7 +82,7 @@ class Study:
         writer = csv.writer(file)
         writer.writerow(["study", "item", "document", "A", "B", *CRITERIA])
         for number, item in enumerate(self.items, start=1):
-            texts = (_as_text(text) for text in item.shown().values())
+            texts = (as_cell(text) for text in item.shown().values())
             writer.writerow([self.id, number, *texts, *[""] * len(CRITERIA)])
         return file.getvalue()
 
@@ -97,11 +98,6 @@ class Study:
     def num_beyond_cells(self) -> int:
         """How many items have a text that a cell of a spreadsheet cannot hold."""
         return sum(any(len(text) > CELL_LIMIT for text in item.shown().values()) for item in self.items)
-
-
-def _as_text(cell: str) -> str:
-    # A spreadsheet takes such a cell for a formula, and shows an error in its place or runs it.
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def differs(comparison: Comparison) -> bool:
@@ -120,8 +116,12 @@ def draw(comparisons: Sequence[Comparison], num_items: int = 100, seed: int = 0)
     The seed is that of the draw, the order and the sides: the same gives the same study.
 
     Raises:
-        [`InputError`]: if there are fewer comparisons of different summaries than `num_items`.
+        [`InputError`]: if there are fewer comparisons of different summaries than `num_items`, or a summary is blank.
     """
+    for comparison in comparisons:
+        for place, summary in zip(comparison.places, comparison.summaries, strict=True):
+            if not summary.strip():
+                raise InputError(f"{place}: the summary is blank, which nobody can compare. Leave its document out.")
     different = [comparison for comparison in comparisons if differs(comparison)]
     if len(different) < num_items:
         raise InputError(

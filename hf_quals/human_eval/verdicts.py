@@ -49,6 +49,9 @@ def krippendorff_alpha(units: Sequence[Sequence[int]]) -> float | None:
         between = sum(count for value, count in counts.items() if low <= value <= high)
         return (between - (counts[low] + counts[high]) / 2) ** 2
 
-    observed = sum(sum(map(disagreement, itertools.permutations(unit, 2))) / (len(unit) - 1) for unit in units)
-    expected = sum(counts[c] * counts[k] * disagreement((c, k)) for c, k in itertools.permutations(counts, 2))
+    def disagreements(counts: Counter[int]) -> float:
+        return sum(counts[c] * counts[k] * disagreement((c, k)) for c, k in itertools.permutations(counts, 2))
+
+    observed = sum(disagreements(Counter(unit)) / (len(unit) - 1) for unit in units)
+    expected = disagreements(counts)
     return 1 - observed * (counts.total() - 1) / expected

@@ -114,8 +114,12 @@ class RuleFinder:
         names = []
         for run in _capitalised_runs(text, tokens, starts):
             starts_sentence = run[0].start in starts
-            while run and (run[0].norm in _DETERMINERS or (starts_sentence and _is_function_word(run[0]))):
-                run = run[1:]
+            first = 0
+            while first < len(run) and (
+                run[first].norm in _DETERMINERS or (starts_sentence and _is_function_word(run[first]))
+            ):
+                first += 1
+            run = run[first:]
             if run and not (starts_sentence and len(run) == 1 and run[0].norm in lowercase):
                 names.append(re.sub(r"['’]s$", "", text[run[0].start : run[-1].end]))
         return names
@@ -163,7 +167,7 @@ def _capitalised_runs(text: str, tokens: Sequence[Token], starts: set[int]) -> l
         if token.is_number or not text[token.start].isupper() or _CONTRACTION.sub("", token.norm) == "i":
             continue
         gap = text[runs[-1][-1].end : token.start] if runs else ""
-        possessive = runs and re.search(r"['’]s$", text[: runs[-1][-1].end])
+        possessive = runs and text.endswith(("'s", "’s"), 0, runs[-1][-1].end)
         if _INSIDE_NAME.fullmatch(gap) and token.start not in starts and not possessive:
             runs[-1].append(token)
         else:
@@ -259,12 +263,13 @@ class EntityScorer(Scorer):
         return [self._score(document, summary) for document, summary in zip(documents, summaries, strict=True)]
 
     def _score(self, document: str, summary: str) -> EntityResult:
-        known = [token.norm for token in tokenize(document)]
+        text = f" {' '.join(token.norm for token in tokenize(document))} "
+        known = set(text.split())
         entities: dict[tuple[str, ...], str] = {}
         for entity in [*self.finder.names(summary), *numbers(summary)]:
             entities.setdefault(_words(entity), entity)
         entities.pop((), None)
-        supported = {words for words in entities if self._is_supported(words, known)}
+        supported = {words for words in entities if self._is_supported(words, known, text)}
         return EntityResult(
             score=len(supported) / len(entities) if entities else math.nan,
             supported=tuple(entity for words, entity in entities.items() if words in supported),
@@ -272,11 +277,12 @@ class EntityScorer(Scorer):
             finder=self.finder.name,
         )
 
-    def _is_supported(self, words: tuple[str, ...], known: list[str]) -> bool:
+    def _is_supported(self, words: tuple[str, ...], known: set[str], text: str) -> bool:
+        """`known` are the words of the document, `text` the same in order, with a space on each side of each."""
         telling = [word for word in words if word not in STOP_WORDS]
         if telling and not self.whole_names:
-            return not set(telling).isdisjoint(known)
-        return any(tuple(known[start : start + len(words)]) == words for start in range(len(known)))
+            return not known.isdisjoint(telling)
+        return known.issuperset(words) and f" {' '.join(words)} " in text
 
 
 def entity_precision(document: str, summary: str) -> float:

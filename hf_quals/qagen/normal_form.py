@@ -166,7 +166,7 @@ def _joints(words: list[str]) -> list[bool]:
 
 def _is_one_number(before: str, mark: str, after: str) -> bool:
     if mark == ",":  # of thousands
-        return bool(re.search(r"(^|\D)\d{1,3}(,\d{3})*$", before) and re.match(r"\d{3}(?!\d)", after))
+        return bool(re.search(r"(^|\D)\d{1,3}$", before) and re.match(r"\d{3}(?!\d)", after))
     return before[-1:].isdigit() and after[:1].isdigit()
 
 
