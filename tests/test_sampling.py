@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import tiny_model, tiny_tokenizer
+from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_tokenizer
 
 from hf_quals.contrastive.sampling import CandidateSampler, SeededTopKSampling
 
@@ -67,6 +67,22 @@ def test_search_writes_what_generate_writes(sampler):
         start = 1 if sampler.is_encoder_decoder else len(prompt)
         assert written == generated[start:].tolist()[: len(written)]
         assert set(generated[start:].tolist()[len(written) :]) <= {0}
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "llama"])
+def test_a_checkpoints_own_lengths_give_no_warning_and_change_nothing(family):
+    model, tokenizer = tiny_model(family), tiny_tokenizer(family)
+    sampler = CandidateSampler(model, tokenizer, Accelerator(cpu=True))
+    seeds = [[1, 2], [3, 4]]
+    written = []
+    for max_length in (14, None):
+        model.generation_config.update(**SUMMARIZER_SETTINGS | {"max_length": max_length})
+        with all_warnings() as texts:
+            sampled = sampler.sample(prompts(sampler), seeds, top_k=50, max_new_tokens=20)
+            written.append((sampled, sampler.search(prompts(sampler), max_new_tokens=20)))
+        assert texts == []
+    assert written[0] == written[1]
+    assert max(len(ids) for candidates in written[0][0] for ids in candidates) > 14
 
 
 def test_the_models_mode_and_the_random_state_are_left_alone(sampler):

@@ -114,6 +114,7 @@ def generate_from_prompts(
         `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
     """
     is_encoder_decoder = model.config.is_encoder_decoder
+    gen_kwargs = as_max_length(gen_kwargs, 1 if is_encoder_decoder else max(map(len, prompts)))
     side = "right" if is_encoder_decoder else "left"
     input_ids = pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side=side)
     ones = [torch.ones_like(prompt) for prompt in prompts]
@@ -146,3 +147,13 @@ def undisturbed(model: Any, accelerator: Accelerator, *, training: bool) -> Iter
 
 def _until(token_ids: list[int], ends: set[int]) -> list[int]:
     return next((token_ids[: index + 1] for index, token in enumerate(token_ids) if token in ends), token_ids)
+
+
+def as_max_length(gen_kwargs: dict[str, Any], start: int) -> dict[str, Any]:
+    """
+    `max_new_tokens` behind `start` tokens as the `max_length` it means. Beside the `max_length` that a checkpoint's
+    generation settings may name, `generate` takes `max_new_tokens`, too, but with a warning at every call.
+    """
+    if gen_kwargs.get("max_new_tokens") is None or gen_kwargs.keys() & {"max_length", "generation_config"}:
+        return gen_kwargs
+    return {**gen_kwargs, "max_length": start + gen_kwargs["max_new_tokens"], "max_new_tokens": None}
