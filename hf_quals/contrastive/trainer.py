@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
-from ..qagen.packing import packable_length
+from ..qagen.proof import packable_length
 from .callback import QualsCallback
 from .card import add_contrastive_training
 from .checks import check_loss, check_weights
