@@ -148,7 +148,9 @@ def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool) -
     other, last = (random_tokens(model, num_new, seed=seed) for seed in (2, 3))
     with undisturbed(model):
         rows = [torch.tensor([prompt + last], device=model.device) for prompt in prompts]
-        separate = torch.cat([model(input_ids=row).logits[:, -num_new:] for row in rows]).float().log_softmax(-1)
+        separate = (
+            torch.cat([model(input_ids=row, logits_to_keep=num_new).logits for row in rows]).float().log_softmax(-1)
+        )
         try:
             packed = _last_logits(model, prompts, [other, last], cached).float().log_softmax(-1)
         except torch.OutOfMemoryError:
@@ -174,14 +176,19 @@ def _last_logits(
     cache = None
     if cached:
         cache = DynamicCache()
-        _run(model, prompt_ids, prompt_mask, positions, cache)
+        _run(model, prompt_ids, prompt_mask, positions, cache, num_logits=1)
     else:
         ids, packed_positions = torch.cat([prompt_ids, ids], dim=1), torch.cat([positions, packed_positions], dim=1)
-    return _run(model, ids, mask, packed_positions, cache)[:, -len(continuations[-1]) :]
+    return _run(model, ids, mask, packed_positions, cache, num_logits=len(continuations[-1]))
 
 
 def _run(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: DynamicCache | None,
+    num_logits: int,
 ) -> torch.Tensor:
     return model(
         input_ids=ids.to(model.device),
@@ -189,6 +196,7 @@ def _run(
         position_ids=positions.to(model.device),
         past_key_values=cache,
         use_cache=cache is not None,
+        logits_to_keep=num_logits,
     ).logits
 
 
