@@ -1,9 +1,13 @@
 """Tiny random models of every family, with a tokenizer of single characters: contracts can be checked in seconds."""
 
 import functools
+import logging
 import os
 import random
 import string
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 # Before transformers is imported: tests never ask a network for anything.
@@ -31,6 +35,15 @@ from hf_quals.qagen.training import DataCollatorForQAGen
 # A busy machine takes its time; no test asserts one.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# As of facebook/bart-large-cnn, in the proportions of tiny texts.
+SUMMARIZER_SETTINGS = {
+    "max_length": 14,
+    "min_length": 4,
+    "num_beams": 4,
+    "length_penalty": 2.0,
+    "early_stopping": True,
+}
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 CHARACTERS = "|?. abcdefghijklmnopqrstuvwxyz"
@@ -95,6 +108,23 @@ def tiny_model(family: str, seed: int = 0):
         **common,
     )
     return T5ForConditionalGeneration(config).eval()
+
+
+@contextmanager
+def all_warnings() -> Iterator[list[str]]:
+    """Whatever is warned of within, by Python's warnings or in the log of Transformers."""
+    texts: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield texts
+            texts += [str(warning.message) for warning in caught]
+    finally:
+        logger.removeHandler(handler)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_qagen, tiny_tokenizer
+from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_qagen, tiny_tokenizer
 from contrastive_world import NUM_ROWS, PLAIN_DESCENT, callback, rows, trainer, without_dropout
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -477,6 +477,27 @@ def test_the_callbacks_length_is_that_of_all_summaries_where_no_other_is_named(t
     run.model.generation_config.max_new_tokens = 9
     run.evaluate()
     assert lengths == [5, 9]
+
+
+def test_a_checkpoints_own_lengths_give_no_warning_in_training_and_evaluation(tmp_path):
+    model, data = tiny_model("bart"), rows("bart", 8)
+    model.generation_config.update(**SUMMARIZER_SETTINGS)
+    run = trainer(
+        "bart",
+        tmp_path,
+        data=data,
+        model=model,
+        callbacks=[callback(RougeScorer(), num_triples=2)],
+        eval_dataset=data,
+        predict_with_generate=True,
+        num_train_epochs=1,
+    )
+    with all_warnings() as texts:
+        run.train()
+        run.evaluate()
+        predictions = run.predict(data, max_new_tokens=20).predictions
+    assert texts == []
+    assert predictions.shape[1] > 14
 
 
 def test_arguments_of_an_evaluation_hold_for_each_of_its_sets(tmp_path):

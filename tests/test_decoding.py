@@ -304,6 +304,8 @@ BEAM_SEARCH_SETTINGS = [
     {"num_return_sequences": 3, "no_repeat_ngram_size": 1, "repetition_penalty": 1.5, "forced_eos_token_id": EOS},
     {"num_return_sequences": 3, "use_cache": False},
     {"num_return_sequences": 3, "output_logits": True},
+    {"num_return_sequences": 3, "cache_implementation": "static"},
+    {"num_return_sequences": 3, "cache_implementation": "static", "prefill_chunk_size": 4},
 ]
 
 
@@ -320,6 +322,76 @@ def test_one_group_equals_beam_search(family, settings):
         assert len(ours.scores) == len(theirs.scores)
         torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=1e-5)
+
+
+@pytest.fixture
+def eager_model(request):
+    """Of the family that is the parameter; only eager attention tells its weights."""
+    model = tiny_model(request.param)
+    model.set_attn_implementation("eager")
+    yield model
+    model.set_attn_implementation("sdpa")
+
+
+STATES = [
+    "attentions",
+    "hidden_states",
+    "encoder_attentions",
+    "encoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "decoder_hidden_states",
+]
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache_implementation": "static"}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize("eager_model", FAMILIES, indirect=True)
+def test_hidden_states_and_attentions_of_one_group_are_those_of_beam_search(eager_model, settings):
+    settings = {"num_beams": 4, "output_attentions": True, "output_hidden_states": True} | settings
+    ours = search(eager_model, num_beam_groups=1, **settings)
+    theirs = search(eager_model, custom_generate=None, **settings)
+    expected = {name: theirs[name] for name in STATES if theirs.get(name) is not None}
+    assert len(expected) == (5 if eager_model.config.is_encoder_decoder else 2)
+    for name, states in expected.items():
+        # Attention of padding to nothing is NaN.
+        torch.testing.assert_close(ours[name], states, atol=1e-8, rtol=1e-6, equal_nan=True)
+    assert {name for name in STATES if ours.get(name) is not None} == expected.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_of_each_beam_until_it_ends(family):
+    model = tiny_model(family)
+    settings = {"num_beams": 40, "num_beam_groups": 40, "diversity_penalty": 0.5, "num_return_sequences": 40}
+    output = search(model, **settings, max_new_tokens=20, output_hidden_states=True)
+    is_encoder_decoder = model.config.is_encoder_decoder
+    of_steps = output["decoder_hidden_states" if is_encoder_decoder else "hidden_states"]
+    texts, lengths = encode(model, TEXTS), set()
+    for number, (row, beams) in enumerate(zip(output.sequences, output.beam_indices.tolist(), strict=True)):
+        length = sum(beam >= 0 for beam in beams)
+        lengths.add(length)
+        text = TEXTS[number // 40]
+        written = row[-len(beams) :][: length - 1].tolist()
+        read = {"input_ids": torch.tensor([text + written])}
+        if is_encoder_decoder:
+            start = model.config.decoder_start_token_id
+            read = {"input_ids": torch.tensor([text]), "decoder_input_ids": torch.tensor([[start, *written]])}
+        alone = model(**read, output_hidden_states=True)
+        expected = alone["decoder_hidden_states" if is_encoder_decoder else "hidden_states"][-1][0, -length:]
+        states = torch.stack([step[-1][beams[0], -1] for step in of_steps])
+        torch.testing.assert_close(states[:length], expected, atol=1e-5, rtol=1e-4)
+        assert states[length:].isnan().all()
+    assert of_steps[0][-1].shape[0] == 40 * len(texts["input_ids"])
+    assert len(lengths) > 2
+
+
+@pytest.mark.parametrize("num_beam_groups", [40, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_static_cache_changes_nothing(family, num_beam_groups):
+    settings = {"num_beams": 40, "num_beam_groups": num_beam_groups, "diversity_penalty": 0.5, "max_new_tokens": 20}
+    dynamic = search(tiny_model(family), **settings, num_return_sequences=40)
+    static = search(tiny_model(family), **settings, num_return_sequences=40, cache_implementation="static")
+    assert torch.equal(static.sequences, dynamic.sequences)
+    torch.testing.assert_close(static.token_log_probs, dynamic.token_log_probs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -564,12 +636,10 @@ def test_returns_what_generate_returns():
         ({"num_beam_groups": 4, "diversity_penalty": None}, "larger than 0"),
         ({"diversity_penalty": -0.5}, "must not be negative, got -0.5"),
         ({"do_sample": True}, "do_sample=True"),
-        ({"output_attentions": True}, "output_attentions=True"),
-        ({"output_hidden_states": True}, "output_hidden_states=True"),
         ({"low_memory": True}, "low_memory=True"),
         ({"force_words_ids": [[5]]}, "`force_words_ids` is not supported"),
         ({"num_return_sequences": 5}, "num_return_sequences"),
-        ({"cache_implementation": "static"}, "static"),
+        ({"cache_implementation": "sliding_window"}, "cache_implementation='sliding_window'.*'dynamic' or 'static'"),
     ],
     ids=str,
 )

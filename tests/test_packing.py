@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hf_quals import QAGenModel
-from hf_quals.qagen.packing import packable_length
+from hf_quals.qagen.proof import packable_length
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}

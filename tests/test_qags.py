@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_qagen, tiny_tokenizer
+from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_qagen, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
@@ -175,9 +175,9 @@ def test_qagen_asks_what_it_generates_about_the_most_similar_candidate(qagen):
         assert [value for _, value in found] == pytest.approx([value for _, value in expected[:3]], abs=1e-4)
 
 
-def seq2seq_writer(**options):
+def seq2seq_writer(max_new_tokens=6, **options):
     tokenizer = tiny_tokenizer("bart")
-    return Seq2SeqQuestionWriter(tiny_model("bart"), tokenizer, num_beams=3, max_new_tokens=6, **options)
+    return Seq2SeqQuestionWriter(tiny_model("bart"), tokenizer, num_beams=3, max_new_tokens=max_new_tokens, **options)
 
 
 def test_writer_marks_the_answer_where_it_stands_as_a_word():
@@ -208,6 +208,18 @@ def test_writer_returns_its_beams_with_their_mean_log_probability():
         log_probs = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
         assert one.log_prob == pytest.approx(float(log_probs.mean()), abs=1e-4)
         assert one.question == writer.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_a_checkpoints_own_length_gives_no_warning_and_is_not_its_limit():
+    writer = seq2seq_writer(prompt="{answer} {text}", max_new_tokens=20)
+    written = []
+    for max_length in (14, None):
+        writer.model.generation_config.update(**SUMMARIZER_SETTINGS | {"max_length": max_length, "min_length": 18})
+        with all_warnings() as texts:
+            written.append(writer.write(["fury won"], [["fury", "won"]], batch_size=2))
+        assert texts == []
+    assert written[0] == written[1]
+    assert all(len(question.question) > 14 for question in written[0][0][0])
 
 
 class TableWriter:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import tiny_model, tiny_tokenizer
+from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_tokenizer
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 from hf_quals.contrastive.sampling import CandidateSampler, SeededTopKSampling
 
@@ -67,6 +68,44 @@ def test_search_writes_what_generate_writes(sampler):
         start = 1 if sampler.is_encoder_decoder else len(prompt)
         assert written == generated[start:].tolist()[: len(written)]
         assert set(generated[start:].tolist()[len(written) :]) <= {0}
+
+
+@pytest.mark.parametrize("config_class", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_behind_virtual_tokens_too_what_is_written_does_not_depend_on_the_batch(family, config_class):
+    changed = {"encoder_hidden_size": 8} if config_class is PromptEncoderConfig else {}
+    task = "CAUSAL_LM" if family == "llama" else "SEQ_2_SEQ_LM"
+    torch.manual_seed(1)
+    model = get_peft_model(tiny_model(family), config_class(num_virtual_tokens=3, task_type=task, **changed))
+    sampler = CandidateSampler(model, tiny_tokenizer(family), Accelerator(cpu=True))
+    texts = ["ann ran?", "bob sat on the red sun?", "dog?", "the cat ran to the red dog?"]
+    documents = [torch.tensor(sampler.tokenizer(text)["input_ids"]) for text in texts]
+    seeds = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
+
+    def written(batch_size):
+        candidates, searched = [], []
+        for rows in (slice(first, first + batch_size) for first in range(0, 4, batch_size)):
+            candidates += sampler.sample(documents[rows], seeds[rows], top_k=50, max_new_tokens=8)
+            searched += sampler.search(documents[rows], max_new_tokens=8)
+        return candidates, searched
+
+    assert written(4) == written(1)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "llama"])
+def test_a_checkpoints_own_lengths_give_no_warning_and_change_nothing(family):
+    model, tokenizer = tiny_model(family), tiny_tokenizer(family)
+    sampler = CandidateSampler(model, tokenizer, Accelerator(cpu=True))
+    seeds = [[1, 2], [3, 4]]
+    written = []
+    for max_length in (14, None):
+        model.generation_config.update(**SUMMARIZER_SETTINGS | {"max_length": max_length})
+        with all_warnings() as texts:
+            sampled = sampler.sample(prompts(sampler), seeds, top_k=50, max_new_tokens=20)
+            written.append((sampled, sampler.search(prompts(sampler), max_new_tokens=20)))
+        assert texts == []
+    assert written[0] == written[1]
+    assert max(len(ids) for candidates in written[0][0] for ids in candidates) > 14
 
 
 def test_the_models_mode_and_the_random_state_are_left_alone(sampler):

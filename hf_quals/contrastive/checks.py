@@ -6,6 +6,7 @@ Nothing here changes a training: a trial of a step leaves weights, gradients and
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -113,9 +114,12 @@ def try_step(trainer: Any, rows: TextRows, config: QualsCallbackConfig) -> None:
     try:
         with leaving_no_trace(trainer.model, trainer.accelerator):
             prompt = [rows[0].prompt]
-            sampler.sample(prompt, [list(range(config.num_candidates))], top_k=config.top_k, max_new_tokens=2)
             settings = {name: value for name, value in trainer.generation_settings().items() if name != "max_length"}
-            sampler.search(prompt, **{**settings, "max_new_tokens": 2})
+            with warnings.catch_warnings():
+                # Some models' settings name a least length, which two tokens are below.
+                warnings.filterwarnings("ignore", message="Unfeasible length constraints")
+                sampler.sample(prompt, [list(range(config.num_candidates))], top_k=config.top_k, max_new_tokens=2)
+                sampler.search(prompt, **{**settings, "max_new_tokens": 2})
             inputs = trainer._prepare_inputs(_contrastive_batch(trainer, rows.dataset))
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(trainer.model, inputs)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import PeftType
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from .forward import has_virtual_tokens
 from .rows import decode
 
 
@@ -67,6 +69,12 @@ class CandidateSampler:
         Samples a candidate for each of a document's seeds, of which all documents have as many, by the `top_k` most
         probable tokens of each step. Returns the tokens of each document's candidates, end-of-sequence included.
         """
+        if len(prompts) > 1 and not _can_pad(self.model):
+            settings = {"top_k": top_k, "max_new_tokens": max_new_tokens}
+            return [
+                self.sample([prompt], [of_document], **settings)[0]
+                for prompt, of_document in zip(prompts, seeds, strict=True)
+            ]
         num_candidates = len(seeds[0])
         flat_seeds = [seed for of_document in seeds for seed in of_document]
         sequences = self._generate(
@@ -113,7 +121,11 @@ def generate_from_prompts(
     Returns:
         `torch.LongTensor` of shape `(sequences, new_tokens)`: what was generated, without prompt or start token.
     """
+    if len(prompts) > 1 and not _can_pad(model):
+        alone = [generate_from_prompts(model, [prompt], pad_token_id=pad_token_id, **gen_kwargs) for prompt in prompts]
+        return pad_sequence([row for rows in alone for row in rows], batch_first=True, padding_value=pad_token_id)
     is_encoder_decoder = model.config.is_encoder_decoder
+    gen_kwargs = as_max_length(gen_kwargs, 1 if is_encoder_decoder else max(map(len, prompts)))
     side = "right" if is_encoder_decoder else "left"
     input_ids = pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side=side)
     ones = [torch.ones_like(prompt) for prompt in prompts]
@@ -146,3 +158,25 @@ def undisturbed(model: Any, accelerator: Accelerator, *, training: bool) -> Iter
 
 def _until(token_ids: list[int], ends: set[int]) -> list[int]:
     return next((token_ids[: index + 1] for index, token in enumerate(token_ids) if token in ends), token_ids)
+
+
+def _can_pad(model: Any) -> bool:
+    """
+    Whether a shorter prompt of a batch gives what it gives alone. PEFT's prompt tuning and p-tuning put their tokens
+    before a decoder-only model's padding and drop the positions, so that the prompt moves away from these tokens.
+    """
+    return (
+        model.config.is_encoder_decoder
+        or not has_virtual_tokens(model)
+        or model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
+    )
+
+
+def as_max_length(gen_kwargs: dict[str, Any], start: int) -> dict[str, Any]:
+    """
+    `max_new_tokens` behind `start` tokens as the `max_length` it means. Beside the `max_length` that a checkpoint's
+    generation settings may name, `generate` takes `max_new_tokens`, too, but with a warning at every call.
+    """
+    if gen_kwargs.get("max_new_tokens") is None or gen_kwargs.keys() & {"max_length", "generation_config"}:
+        return gen_kwargs
+    return {**gen_kwargs, "max_length": start + gen_kwargs["max_new_tokens"], "max_new_tokens": None}

@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints, unwrap_peft_model
 from transformers.utils import logging
 
-from ..qagen.packing import packable_length
+from ..qagen.proof import packable_length
 from .callback import QualsCallback
 from .card import add_contrastive_training
 from .checks import check_loss, check_weights
@@ -29,7 +29,7 @@ from .forward import (
     split_prompts,
 )
 from .losses import IGNORE_INDEX, LOSSES, ContrastiveLoss, ContrastiveSums
-from .sampling import generate_from_prompts
+from .sampling import as_max_length, generate_from_prompts
 
 
 if TYPE_CHECKING:
@@ -390,7 +390,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             # The parent writes Transformers' defaults into the model's settings, which are then saved with it.
             of_model = vars(self.model.generation_config)
             before = dict(of_model)
-            loss, generated, labels = super().prediction_step(model, inputs, False, ignore_keys, **gen_kwargs)
+            settings = as_max_length(gen_kwargs or self._gen_kwargs, 1)
+            loss, generated, labels = super().prediction_step(model, inputs, False, ignore_keys, **settings)
             of_model.update(before)
         else:
             loss, generated, labels = self._prediction_step_decoder_only(model, inputs, ignore_keys, gen_kwargs)

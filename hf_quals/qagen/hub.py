@@ -14,13 +14,13 @@ def hub_options(model_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: model_kwargs[key] for key in ("revision", "token", "cache_dir") if key in model_kwargs}
 
 
-def find_file(place: str | os.PathLike, file: str, **model_kwargs: Any) -> str | None:
+def find_file(name_or_path: str | os.PathLike, file: str, **model_kwargs: Any) -> str | None:
     """Path of `file` in a folder or Hub repository, `None` if that does not have it."""
-    if Path(place).is_dir():
-        path = Path(place, file)
+    if Path(name_or_path).is_dir():
+        path = Path(name_or_path, file)
         return str(path) if path.is_file() else None
     return cached_file(
-        str(place),
+        str(name_or_path),
         file,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

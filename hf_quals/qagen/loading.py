@@ -40,8 +40,8 @@ def load(
     with _naming(f"The tokenizer of {name_or_path}"):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     if template is None:
-        places = [place for place in (adapter, name_or_path) if place is not None]
-        template = _find_template(places, config.is_encoder_decoder, tokenizer, model_kwargs)
+        sources = [source for source in (adapter, name_or_path) if source is not None]
+        template = _find_template(sources, config.is_encoder_decoder, tokenizer, model_kwargs)
     # Adapters are merged in float32: rounding base and update apart loses part of the update.
     load_dtype = torch.float32 if adapter is not None else torch_dtype
     model = _load_weights(name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
@@ -169,24 +169,24 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         else:
             fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype):
         raise ValueError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
-    return found
+    return named
 
 
 def _find_template(
-    places: Sequence[str | os.PathLike],
+    sources: Sequence[str | os.PathLike],
     is_encoder_decoder: bool,
     tokenizer: PreTrainedTokenizerBase,
     model_kwargs: dict[str, Any],
 ) -> QATemplate:
-    for place in places:
-        if path := find_file(place, TEMPLATE_FILE, **model_kwargs):
+    for source in sources:
+        if path := find_file(source, TEMPLATE_FILE, **model_kwargs):
             return QATemplate.from_file(path)
     if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
         return QUESTION_SEP_ANSWER
     raise ValueError(
-        f"{' and '.join(map(str, places))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
+        f"{' and '.join(map(str, sources))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
         "Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with QATemplate.save_pretrained."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +14,8 @@ from transformers.utils import logging
 
 from .decoding import diverse_beam_search
 from .loading import load
-from .packing import (
-    Continuation,
-    additive_mask,
-    mask_behind_prompts,
-    pack_continuations,
-    packable_length,
-    random_tokens,
-    rms,
-    round_up,
-    tolerance,
-    undisturbed,
-)
+from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
+from .proof import shareable_length, undisturbed
 from .template import EncodedText, QATemplate
 
 
@@ -121,7 +110,7 @@ class QAGenModel:
         self.model.generation_config = GenerationConfig(**special, pad_token_id=self._pad_token_id)
         with undisturbed(self.model):
             # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
-            self._shared_length = self._prove()
+            self._shared_length = shareable_length(self)
 
     @classmethod
     def from_pretrained(
@@ -499,66 +488,6 @@ class QAGenModel:
             for number, ids in zip(numbers, output[:, length:].tolist(), strict=True):
                 answers[number] = self._until_end(ids)
         return answers
-
-    def _prove(self) -> float:
-        """
-        Shows on random tokens that log-probabilities are those of each text by itself, however they are computed.
-
-        Returns:
-            `float`: up to how many tokens of a text and a pair a text may be computed once for all its pairs.
-
-        Raises:
-            `ValueError`: if what is generated has other probabilities.
-        """
-        name = type(self.model).__name__
-        contexts = [random_tokens(self.model, 8), random_tokens(self.model, 3, seed=1)]
-        try:
-            generated = self.generate(
-                [EncodedText(ids, truncated=False) for ids in contexts],
-                num_beams=2,
-                num_beam_groups=2,
-                min_new_tokens=4,
-                max_new_tokens=4,
-            )
-            # One of the two beams tells whether each keeps to its own past.
-            targets = [[list(pairs[-1].token_ids)] for pairs in generated]
-            alone = self._log_probs_alone(contexts, targets)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever an architecture's code raises that was made for something else
-            raise ValueError(
-                f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}"
-            ) from error
-        if not self._agree([[pairs[-1].log_probs] for pairs in generated], alone):
-            raise ValueError(
-                f"{name} cannot be used as a QAGen: in a padded batch, token by token, it generates with other "
-                "probabilities than it gives the same text in one pass. Models that see what follows, or that take "
-                "padding for text, cannot be scored."
-            )
-        if self.is_encoder_decoder:
-            shared = math.inf if self._shares_encoder(contexts, targets, alone) else 0
-        else:
-            shared = packable_length(self.model, cached=True)
-        if not shared:
-            logger.warning(
-                f"{name} cannot compute a text once for all its pairs: each pair is scored in a pass of its own, with "
-                "the same result, more slowly."
-            )
-        return shared
-
-    def _shares_encoder(self, contexts, targets, alone) -> bool:
-        try:
-            return self._agree(self._log_probs_from_encoder(contexts, targets), alone)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # as above
-            logger.info(f"{type(self.model).__name__} does not share an encoder's states: {error!r}")
-            return False
-
-    def _agree(self, values: list[list[tuple[float, ...]]], expected: list[list[tuple[float, ...]]]) -> bool:
-        differences = torch.tensor(values) - torch.tensor(expected)
-        # In nats, of a few tokens in a row: what is refused must be beyond doubt.
-        return rms(differences) <= 4 * tolerance(self.model.dtype)
 
     def _log_probs_sharing(
         self, contexts: list[list[int]], targets: list[list[list[int]]]

@@ -103,7 +103,9 @@ class Seq2SeqQuestionWriter:
                 num_beams=self.num_beams,
                 num_return_sequences=self.num_beams,
                 length_penalty=1.0,
-                max_new_tokens=self.max_new_tokens,
+                # With the decoder's start. Beside a checkpoint's own `max_length`, `max_new_tokens` gives a warning.
+                max_length=1 + self.max_new_tokens,
+                max_new_tokens=None,
                 return_dict_in_generate=True,
                 output_scores=True,
             )

@@ -1,0 +1,230 @@
+"""What a model has to show before its numbers are trusted: on a few random tokens, when it is loaded.
+
+Architectures honour masks, positions and caches differently, and few say so. Here a model computes the same tokens in
+the fast way and in the one that every architecture is trained for; what differs is not used, or the model is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache
+from transformers.utils import logging
+
+from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations
+from .template import EncodedText
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .model import QAGenModel
+
+logger = logging.get_logger(__name__)
+
+# The tokens of a row on which packing is proved.
+_PROOF_TOKENS = 16
+
+
+def shareable_length(qagen: QAGenModel) -> float:
+    """
+    Shows that log-probabilities are those of each text by itself, however a QAGen computes them.
+
+    Args:
+        qagen (`QAGenModel`): The model, which must be `undisturbed`.
+
+    Returns:
+        `float`: up to how many tokens of a text and a pair a text may be computed once for all its pairs; 0 if never,
+        which is logged.
+
+    Raises:
+        `ValueError`: if what is generated has other probabilities than the same text in one pass.
+    """
+    name = type(qagen.model).__name__
+    contexts = [random_tokens(qagen.model, 8), random_tokens(qagen.model, 3, seed=1)]
+    try:
+        generated = qagen.generate(
+            [EncodedText(ids, truncated=False) for ids in contexts],
+            num_beams=2,
+            num_beam_groups=2,
+            min_new_tokens=4,
+            max_new_tokens=4,
+        )
+        # One of the two beams tells whether each keeps to its own past.
+        targets = [[list(pairs[-1].token_ids)] for pairs in generated]
+        alone = qagen._log_probs_alone(contexts, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an architecture's code raises that was made for something else
+        raise ValueError(f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}") from error
+    if not _agree(qagen, [[pairs[-1].log_probs] for pairs in generated], alone):
+        raise ValueError(
+            f"{name} cannot be used as a QAGen: in a padded batch, token by token, it generates with other "
+            "probabilities than it gives the same text in one pass. Models that see what follows, or that take "
+            "padding for text, cannot be scored."
+        )
+    if qagen.is_encoder_decoder:
+        length = math.inf if _shares_encoder(qagen, contexts, targets, alone) else 0
+    else:
+        length = packable_length(qagen.model, cached=True)
+    if not length:
+        logger.warning(
+            f"{name} cannot compute a text once for all its pairs: each pair is scored in a pass of its own, with "
+            "the same result, more slowly."
+        )
+    return length
+
+
+def _shares_encoder(
+    qagen: QAGenModel,
+    contexts: list[list[int]],
+    targets: list[list[list[int]]],
+    alone: list[list[tuple[float, ...]]],
+) -> bool:
+    try:
+        return _agree(qagen, qagen._log_probs_from_encoder(contexts, targets), alone)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # as above
+        logger.info(f"{type(qagen.model).__name__} does not share an encoder's states: {error!r}")
+        return False
+
+
+def _agree(qagen: QAGenModel, values: list[list[tuple[float, ...]]], expected: list[list[tuple[float, ...]]]) -> bool:
+    differences = torch.tensor(values) - torch.tensor(expected)
+    # In nats, of a few tokens in a row: what is refused must be beyond doubt.
+    return rms(differences) <= 4 * tolerance(qagen.model.dtype)
+
+
+def packable_length(model: PreTrainedModel, *, cached: bool) -> float:
+    """
+    Up to how many tokens of a prompt and a continuation a decoder-only model computes packed rows as separate ones.
+
+    Masks and positions are arguments that not every architecture honours: some derive distances from columns (ALiBi),
+    some have a window or a state of their own. So the model shows it on a few random tokens. These say nothing about a
+    window that is longer: there the length is the window's, and architectures whose configuration need not tell of one
+    (their attention does not go through Transformers' attention functions) are not packed at all.
+
+    Mode, gradients and random states are left as they are.
+
+    Args:
+        model (`PreTrainedModel`): A decoder-only model, unwrapped; adapters may be in its layers.
+        cached (`bool`): Whether the prompts' keys and values come from a cache, or from the same pass.
+
+    Returns:
+        `float`: 0 if every continuation needs a row of its own, `math.inf` if packing is never wrong.
+    """
+    length = _attention_span(model)
+    proof = int(min(length, _PROOF_TOKENS))
+    return length if proof >= 4 and _packed_equals_separate(model, proof, cached) else 0
+
+
+def _attention_span(model: PreTrainedModel) -> float:
+    """How far a token sees by the model's configuration, 0 if packing is out of the question."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ())
+    if (
+        config._attn_implementation not in ("sdpa", "eager")
+        or not model._supports_attention_backend
+        or model._is_stateful
+        or not layers <= {"full_attention", "sliding_attention", "chunked_attention"}
+        or not {"position_ids", "logits_to_keep"} <= inspect.signature(model.forward).parameters.keys()
+    ):
+        return 0
+    if layers == {"full_attention"}:
+        return math.inf
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((window for window in windows if window is not None), default=math.inf)
+
+
+def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool) -> bool:
+    num_new = length // 4
+    prompts = [random_tokens(model, length - num_new), random_tokens(model, num_new, seed=1)]
+    other, last = (random_tokens(model, num_new, seed=seed) for seed in (2, 3))
+    with undisturbed(model):
+        rows = [torch.tensor([prompt + last], device=model.device) for prompt in prompts]
+        separate = (
+            torch.cat([model(input_ids=row, logits_to_keep=num_new).logits for row in rows]).float().log_softmax(-1)
+        )
+        try:
+            packed = _last_logits(model, prompts, [other, last], cached).float().log_softmax(-1)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model's code raises where it is given another mask than it expects
+            logger.info(f"{type(model).__name__} takes no packed rows: {error!r}")
+            return False
+    # Relative to how much it matters behind which prompt the same tokens stand.
+    return rms(packed - separate) <= tolerance(model.dtype) * rms(separate[0] - separate[1])
+
+
+def _last_logits(
+    model: PreTrainedModel, prompts: list[list[int]], continuations: list[list[int]], cached: bool
+) -> torch.Tensor:
+    """Logits of the last of the same continuations behind all prompts, `(prompts, tokens, vocabulary)`."""
+    columns = max(map(len, prompts))
+    prompt_ids = torch.tensor([[0] * (columns - len(prompt)) + prompt for prompt in prompts])
+    prompt_mask = torch.tensor([[0] * (columns - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+    packed = pack_continuations([[Continuation(c, len(prompt)) for c in continuations] for prompt in prompts], 0)
+    mask = additive_mask(mask_behind_prompts(prompt_mask, packed.visible, with_prompts=not cached), model.dtype)
+    ids, packed_positions = packed.input_ids, packed.position_ids
+    cache = None
+    if cached:
+        cache = DynamicCache()
+        _run(model, prompt_ids, prompt_mask, positions, cache, num_logits=1)
+    else:
+        ids, packed_positions = torch.cat([prompt_ids, ids], dim=1), torch.cat([positions, packed_positions], dim=1)
+    return _run(model, ids, mask, packed_positions, cache, num_logits=len(continuations[-1]))
+
+
+def _run(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: DynamicCache | None,
+    num_logits: int,
+) -> torch.Tensor:
+    return model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        position_ids=positions.to(model.device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=num_logits,
+    ).logits
+
+
+def random_tokens(model: PreTrainedModel, number: int, seed: int = 0) -> list[int]:
+    """Tokens to prove something on; the same ones in every process, and no padding among them."""
+    config = model.config.get_text_config()
+    ids = torch.randint(config.vocab_size, (number,), generator=torch.Generator().manual_seed(seed))
+    return ids.masked_fill(ids == (getattr(config, "pad_token_id", None) or 0), config.vocab_size - 1).tolist()
+
+
+@contextmanager
+def undisturbed(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation without gradients and in the weights' own type, after which nothing tells that it took place."""
+    training = [module for module in model.modules() if module.training]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices), torch.autocast(model.device.type, enabled=False):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far two ways to compute the same may lie apart, relative to what matters: rounding adds up over layers."""
+    return math.sqrt(torch.finfo(dtype).eps)
+
+
+def rms(difference: torch.Tensor) -> float:
+    return difference.square().mean().sqrt().item()
