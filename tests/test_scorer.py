@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import shutil
@@ -8,7 +7,7 @@ import pytest
 from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsScorer, ScoredPair
-from hf_quals.quals.forms import VARIANTS, Calibration, agreement, answers, log_ratio, published, worst_pair
+from hf_quals.quals.forms import VARIANTS, Calibration, answers, log_ratio, published, worst_pair
 from hf_quals.quals.pairs import same_answer
 
 
@@ -69,21 +68,12 @@ def test_answer_that_the_document_gives_in_other_form_is_supported(document_answ
     assert pair.support == pytest.approx(support)
 
 
-def test_agreement_asks_both_texts_for_both_answers():
-    asked = scored((-1.0, -1.0), (-1.0, -1.0 - math.log(4)), "Fury", "Joshua")
-    likely = dataclasses.replace(asked, reverse_log_probs=(-0.5, -0.5 - math.log(2)))
-    surer = dataclasses.replace(asked, reverse_log_probs=(-2.0, -0.5))  # more probable from the summary: supported
-    assert [pair.agreement for pair in (asked, likely, surer)] == pytest.approx([0.25, (0.25 + 0.5) / 2, 1.25 / 2])
-    assert agreement([likely, surer]) == pytest.approx(0.5)
-    assert scored((-1.0, 0.0), (-1.0, -9.0), "Conti", "Dario Conti").agreement == 1.0
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_without_a_pair_there_is_no_score(variant):
     assert math.isnan(VARIANTS[variant]([]))
 
 
-@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair", "answers", "agreement"])
+@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair", "answers"])
 def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
     other = QualsScorer(scorer.model, QualsConfig(variant=variant))
     for as_published, varied in zip(
@@ -247,31 +237,11 @@ def test_round_trip_keeps_the_pairs_that_the_model_answers_alike(scorer):
         assert result.selection.num_generated == sum(counts.values()) + result.num_pairs
 
 
-ASKING = QualsConfig(document_answers=True, variant="agreement")
-
-
 def test_document_answers_are_what_the_model_answers_from_the_document(scorer):
-    for document, result in zip(DOCUMENTS, QualsScorer(scorer.model, ASKING).score(DOCUMENTS, SUMMARIES), strict=True):
+    config = QualsConfig(document_answers=True)
+    for document, result in zip(DOCUMENTS, QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES), strict=True):
         (by_hand,) = scorer.model.answer([document], [[pair.question for pair in result.pairs]])
         assert [pair.document_answer for pair in result.pairs] == by_hand
-
-
-def test_what_the_document_answers_is_asked_of_the_summary(scorer):
-    num_asked = 0
-    for document, summary, result in zip(
-        DOCUMENTS, SUMMARIES, QualsScorer(scorer.model, ASKING).score(DOCUMENTS, SUMMARIES), strict=True
-    ):
-        for pair in result.pairs:
-            reply = scorer.model.pair(pair.question, pair.document_answer)
-            # What holds a separator, or nothing, is no answer.
-            if same_answer(pair.answer, pair.document_answer) or not reply.is_pair:
-                assert pair.reverse_log_probs is None
-                continue
-            num_asked += 1
-            (of_document,), (of_summary,) = scorer.model.log_probs([document, summary], [[reply], [reply]])
-            by_hand = [sum(values[reply.answer_start :]) for values in (of_document, of_summary)]
-            assert pair.reverse_log_probs == pytest.approx(by_hand, abs=1e-4)
-    assert num_asked or scorer.model.is_encoder_decoder
 
 
 def test_long_document_is_read_where_it_speaks_of_the_summary():
@@ -289,7 +259,7 @@ def test_long_document_is_read_where_it_speaks_of_the_summary():
 
 
 def test_calibrated_result_says_what_it_means(scorer):
-    config = QualsConfig(variant="answers", calibration=Calibration(slope=10.0, intercept=-5.0))
+    config = QualsConfig(variant="answers", document_answers=True, calibration=Calibration(slope=10.0, intercept=-5.0))
     results = QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES)
     for result in results:
         expected = 1 / (1 + math.exp(5 - 10 * result.score))

@@ -363,20 +363,6 @@ class QAGenModel:
                 results[row] = [self._decode_answer(next(answers)) for _ in questions[row]]
         return results
 
-    def pair(self, question: str, answer: str) -> QAPair:
-        """
-        A pair as the model is trained to write it, to be scored with [`~QAGenModel.log_probs`].
-
-        Args:
-            question (`str`): The question.
-            answer (`str`): The answer.
-
-        Returns:
-            `QAPair`: the pair, without log-probabilities of its own.
-        """
-        ids = self.template.encode_pair(self.tokenizer, question, answer, is_encoder_decoder=self.is_encoder_decoder)
-        return self._read(ids, [])
-
     def _before_answer(self, question: str) -> list[int]:
         text = self.template.pair.removesuffix("{answer}").rstrip(" ").replace("{question}", question)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]

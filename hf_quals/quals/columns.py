@@ -30,7 +30,6 @@ PAIR = pa.struct(
         "support": pa.float64(),
         "lost_probability": pa.float64(),
         "document_answer": pa.string(),
-        "reverse_log_probs": _NUMBERS,
         "tokens": pa.list_(pa.string()),
         "summary_log_probs": _NUMBERS,
         "document_log_probs": _NUMBERS,
@@ -98,7 +97,7 @@ def plain_values(item: Any, wanted: Iterable[pa.Field] = RESULT) -> dict[str, An
 
 
 def _plain(value: Any, arrow_type: pa.DataType) -> Any:
-    if isinstance(arrow_type, pa.ListType) and value is not None:
+    if isinstance(arrow_type, pa.ListType):
         return [_plain(element, arrow_type.value_type) for element in value]
     if isinstance(arrow_type, pa.StructType):
         return plain_values(value, arrow_type)

@@ -23,8 +23,6 @@ class PairScores(Protocol):
     def score(self) -> float: ...
     @property
     def support(self) -> float: ...
-    @property
-    def agreement(self) -> float: ...
 
 
 Pairs = Sequence[PairScores]
@@ -74,26 +72,11 @@ def answers(pairs: Pairs) -> float:
     return fmean(pair.support for pair in pairs) if pairs else math.nan
 
 
-def agreement(pairs: Pairs) -> float:
-    r"""
-    How much document and summary give each other's answers.
-
-    `mean over pairs of (min(1, p(a | q, document) / p(a | q, summary)) + min(1, p(b | q, summary) / p(b | q,
-    document))) / 2`, where a is the pair's answer and b what the model answers from the document
-
-    As QAGS compares answers of both texts, in probabilities. The second half is [`answers`] the other way round: it
-    reads the summary, which a small model does better than a document, and takes an answer of other words for what the
-    summary, asked, takes it for. Lies in [0, 1].
-    """
-    return fmean(pair.agreement for pair in pairs) if pairs else math.nan
-
-
 VARIANTS: dict[str, Callable[[Pairs], float]] = {
     "published": published,
     "log_ratio": log_ratio,
     "worst_pair": worst_pair,
     "answers": answers,
-    "agreement": agreement,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, ClassVar
@@ -38,8 +38,6 @@ class ScoredPair:
         answer_start (`int`): Index of the answer's first token.
         answer_span (`tuple[int, int]`, *optional*): Where the answer first occurs in the summary, in characters.
         document_answer (`str`, *optional*): What the model answers from the document; `None` if it was not asked.
-        reverse_log_probs (`tuple[float, float]`, *optional*): log p(document_answer | question, document) and
-            log p(document_answer | question, summary); `None` where it was not asked, or says what the answer says.
     """
 
     question: str
@@ -50,7 +48,6 @@ class ScoredPair:
     answer_start: int
     answer_span: tuple[int, int] | None = None
     document_answer: str | None = None
-    reverse_log_probs: tuple[float, float] | None = None
 
     @property
     def summary_score(self) -> float:
@@ -86,17 +83,6 @@ class ScoredPair:
         if self.document_answer is not None and same_answer(self.answer, self.document_answer):
             return 1.0
         return math.exp(min(self.document_answer_log_prob - self.summary_answer_log_prob, 0.0))
-
-    @property
-    def agreement(self) -> float:
-        """
-        How much both texts give both answers: the mean of `support` and of its reverse, the share of the document's
-        answer's probability that is left when the summary is asked; `support` alone if the document was not asked.
-        """
-        if self.reverse_log_probs is None:
-            return self.support
-        document, summary = self.reverse_log_probs
-        return (self.support + math.exp(min(summary - document, 0.0))) / 2
 
     @property
     def lost_probability(self) -> float:
@@ -151,10 +137,10 @@ class QualsResult:
     @property
     def worst_pair(self) -> ScoredPair | None:
         """
-        The pair to look at first, `None` if there are no pairs: where answers are judged, the one whose answer loses
-        most probability, else the one with the lowest score.
+        The pair to look at first, `None` if there are no pairs: where the document is asked, the one whose answer
+        loses most probability, else the one with the lowest score.
         """
-        if self.config.variant in ("answers", "agreement"):
+        if self.config.document_answers:
             return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
         return min(self.pairs, key=lambda pair: pair.score, default=None)
 
@@ -291,23 +277,11 @@ class QualsScorer(Scorer):
             ({pair.token_ids: pair for pair in asked[normal[summary].text].selection.kept} for _, summary in contexts),
         )
         read = self._read(wanted, batch_size)
-        # Of each summary what its documents answer instead.
-        reverse = self._log_probs(
-            by_document(
-                (normal[summary].text for _, summary in contexts),
-                (
-                    read[context].replies_to(asked[normal[summary].text].selection.kept)
-                    for (_, summary), context in contexts.items()
-                ),
-            ),
-            batch_size,
-        )
         return [
             self._result(
                 normal[summary],
                 asked[normal[summary].text],
                 read[contexts[document, summary]],
-                reverse.get(normal[summary].text, {}),
                 tuple(normal[document].original_span(start, end) for start, end in passages[document, summary]),
             )
             for document, summary in zip(documents, summaries, strict=True)
@@ -332,7 +306,7 @@ class QualsScorer(Scorer):
     def _ask(self, summaries: list[str], batch_size: int) -> dict[str, _Asked]:
         """Pairs of each distinct summary, as it is tokenized."""
         config = self.config
-        encoded = self._encode(summaries)
+        encoded = self.model.encode(summaries, config.max_length, max_new_tokens=config.max_new_tokens)
         generated = self.model.generate(
             encoded,
             num_beams=config.num_beams,
@@ -345,7 +319,7 @@ class QualsScorer(Scorer):
         # A round trip drops some: more are taken to it.
         most = config.max_pairs * (2 if config.round_trip else 1)
         selections = [
-            select_pairs(pairs, summary, most, facts_first=config.facts_first)
+            select_pairs(pairs, summary, most, facts_first=config.facts_first, min_answer_prob=config.min_answer_prob)
             for summary, pairs in zip(summaries, generated, strict=True)
         ]
         if config.round_trip:
@@ -360,59 +334,26 @@ class QualsScorer(Scorer):
             for summary, selection, context in zip(summaries, selections, encoded, strict=True)
         }
 
-    def _encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        return self.model.encode(texts, self.config.max_length, max_new_tokens=self.config.max_new_tokens)
-
     def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
-        """What each context answers to the questions of the pairs wanted of it, and log-probabilities of both."""
-        encoded = self._encode(list(wanted))
-        answers: list[dict[str, str]] = [{} for _ in wanted]
+        """Log-probabilities of the pairs wanted of each context, and what the context answers to their questions."""
+        pairs = [list(part.values()) for part in wanted.values()]
+        encoded: list[EncodedText] = self.model.encode(
+            list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
+        )
+        log_probs = self.model.log_probs(encoded, pairs, batch_size=batch_size)
+        answers: list[dict[str, str]] = [{} for _ in pairs]
         if self.config.document_answers:
-            questions = [list(dict.fromkeys(pair.question for pair in part.values())) for part in wanted.values()]
+            questions = [list(dict.fromkeys(pair.question for pair in part)) for part in pairs]
             # Each question has its own copy of the context while it is answered.
             greedy = self.model.answer(encoded, questions, batch_size=max(batch_size // 4, 1))
             answers = [dict(zip(*row, strict=True)) for row in zip(questions, greedy, strict=True)]
-        read = {
-            context: _Read(by_question, self._replies(part.values(), by_question), text.truncated)
-            for (context, part), by_question, text in zip(wanted.items(), answers, encoded, strict=True)
-        }
-        everything = {context: {**part, **read[context].replies_to(part.values())} for context, part in wanted.items()}
-        for context, log_probs in self._log_probs(everything, batch_size).items():
-            read[context].log_probs.update(log_probs)
-        return read
-
-    def _replies(self, pairs: Iterable[QAPair], answers: dict[str, str]) -> dict[tuple[int, ...], QAPair]:
-        """Of each pair, by its tokens, that with the other text's answer, if it says something else."""
-        differing = ((pair, answers.get(pair.question)) for pair in pairs)
-        replies = {
-            pair.token_ids: self.model.pair(pair.question, answer)
-            for pair, answer in differing
-            if answer and not same_answer(pair.answer, answer)
-        }
-        # An answer that holds what separates it from its question is none.
-        return {token_ids: reply for token_ids, reply in replies.items() if reply.is_pair}
-
-    def _log_probs(
-        self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int
-    ) -> dict[str, dict[tuple[int, ...], tuple[float, ...]]]:
-        """Log-probabilities of the pairs wanted of each text, of which some are."""
-        wanted = {text: part for text, part in wanted.items() if part}
-        if not wanted:
-            return {}
-        pairs = [list(part.values()) for part in wanted.values()]
-        log_probs = self.model.log_probs(self._encode(list(wanted)), pairs, batch_size=batch_size)
         return {
-            text: dict(zip(part, values, strict=True))
-            for (text, part), values in zip(wanted.items(), log_probs, strict=True)
+            context: _Read(dict(zip(part, row, strict=True)), answered, text.truncated)
+            for (context, part), row, answered, text in zip(wanted.items(), log_probs, answers, encoded, strict=True)
         }
 
     def _result(
-        self,
-        summary: NormalText,
-        asked: _Asked,
-        read: _Read,
-        reverse: dict[tuple[int, ...], tuple[float, ...]],
-        passages: tuple[tuple[int, int], ...],
+        self, summary: NormalText, asked: _Asked, read: _Read, passages: tuple[tuple[int, int], ...]
     ) -> QualsResult:
         pairs = tuple(
             ScoredPair(
@@ -424,7 +365,6 @@ class QualsScorer(Scorer):
                 answer_start=pair.answer_start,
                 answer_span=_find(pair.answer, summary),
                 document_answer=read.answers.get(pair.question),
-                reverse_log_probs=_of_answer(read.replies.get(pair.token_ids), read.log_probs, reverse),
             )
             for pair in asked.selection.kept
         )
@@ -449,30 +389,11 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Read:
-    """
-    What a context gives: its answers by question; of pairs, by their tokens, the one with its own answer if that says
-    something else; whether it was cut; log-probabilities of all of them.
-    """
+    """What a context gives: log-probabilities by a pair's tokens, answers by question, and whether it was cut."""
 
+    log_probs: dict[tuple[int, ...], tuple[float, ...]]
     answers: dict[str, str]
-    replies: dict[tuple[int, ...], QAPair]
     truncated: bool
-    log_probs: dict[tuple[int, ...], tuple[float, ...]] = field(default_factory=dict)
-
-    def replies_to(self, pairs: Iterable[QAPair]) -> dict[tuple[int, ...], QAPair]:
-        """The replies to these pairs, by their own tokens."""
-        replies = (self.replies[pair.token_ids] for pair in pairs if pair.token_ids in self.replies)
-        return {reply.token_ids: reply for reply in replies}
-
-
-def _of_answer(
-    pair: QAPair | None, *log_probs: dict[tuple[int, ...], tuple[float, ...]]
-) -> tuple[float, float] | None:
-    """log p(answer | question, text) of a pair for two texts."""
-    if pair is None:
-        return None
-    first, second = (math.fsum(of_text[pair.token_ids][pair.answer_start :]) for of_text in log_probs)
-    return first, second
 
 
 def _join(text: str, spans: Sequence[tuple[int, int]]) -> str:

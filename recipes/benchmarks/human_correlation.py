@@ -324,7 +324,7 @@ class Likelihood(Scorer):
 
 def pairs_of(fields: dict) -> list[ScoredPair]:
     names = ("question", "answer", "tokens", "summary_log_probs", "document_log_probs", "answer_start")
-    names += ("document_answer", "reverse_log_probs")
+    names += ("document_answer",)
     return [ScoredPair(**{name: pair[name] for name in names}) for pair in fields["pairs"]]
 
 
