@@ -114,7 +114,8 @@ def try_step(trainer: Any, rows: TextRows, config: QualsCallbackConfig) -> None:
         with leaving_no_trace(trainer.model, trainer.accelerator):
             prompt = [rows[0].prompt]
             sampler.sample(prompt, [list(range(config.num_candidates))], top_k=config.top_k, max_new_tokens=2)
-            sampler.search(prompt, max_new_tokens=2, num_beams=trainer.args.generation_num_beams)
+            settings = {name: value for name, value in trainer.generation_settings().items() if name != "max_length"}
+            sampler.search(prompt, **{**settings, "max_new_tokens": 2})
             inputs = trainer._prepare_inputs(_contrastive_batch(trainer, rows.dataset))
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(trainer.model, inputs)

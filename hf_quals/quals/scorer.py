@@ -397,6 +397,8 @@ class QualsScorer(Scorer):
     ) -> dict[str, dict[tuple[int, ...], tuple[float, ...]]]:
         """Log-probabilities of the pairs wanted of each text, of which some are."""
         wanted = {text: part for text, part in wanted.items() if part}
+        if not wanted:
+            return {}
         pairs = [list(part.values()) for part in wanted.values()]
         log_probs = self.model.log_probs(self._encode(list(wanted)), pairs, batch_size=batch_size)
         return {
