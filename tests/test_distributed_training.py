@@ -38,7 +38,7 @@ def trained(folder, num_processes, *options, sharded=None, **arguments):
     command = list(map(str, [*launcher(num_processes, sharded), training_run.__file__, *options]))
     # One thread a process, as torchrun has it: sums of several threads round otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=int(os.environ.get("T", 300)), env=environment)
     assert result.returncode == 0, result.stderr
     return load_file(folder / "weights.safetensors"), json.loads((folder / "run.json").read_text())
 
@@ -85,10 +85,10 @@ def test_sharded_over_two_processes_a_refreshed_training_is_that_of_one(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bart", "llama"])
-def test_negatives_that_only_one_process_has_weigh_as_in_one_process(tmp_path, family):
+@pytest.mark.parametrize(("family", "sharded"), [("bart", None), ("llama", None), ("llama", "fsdp2")])
+def test_negatives_that_only_one_process_has_weigh_as_in_one_process(tmp_path, family, sharded):
     options = ("--family", family, "--num-rows", 8, "--fixed-negatives")
     expected, alone = trained(tmp_path / "alone", 1, *options, num_train_epochs=1)
-    own, both = trained(tmp_path / "both", 2, *options, num_train_epochs=1)
+    own, both = trained(tmp_path / "both", 2, *options, sharded=sharded, num_train_epochs=1)
     assert logged(both, "loss") == pytest.approx(logged(alone, "loss"), rel=1e-4)
     assert_same_step(weights(tiny_model(family)), own, expected)

@@ -91,7 +91,7 @@ def main(arguments=None):
             model = type(model).from_pretrained(options.folder)
         save_file(weights(model), options.folder / "weights.safetensors")
         state = chooser.state
-        found = {"log": run.state.log_history, "calls": Counted.calls}
+        found = {"log": run.state.log_history, "calls": Counted.calls, "kind": run.accelerator.distributed_type}
         if state is not None:
             found["reference_scores"] = state.reference_scores
             found["candidates"] = [[candidates.token_ids, candidates.scores] for candidates in state.candidates]
