@@ -38,7 +38,7 @@ def trained(folder, num_processes, *options, sharded=None, **arguments):
     command = list(map(str, [*launcher(num_processes, sharded), training_run.__file__, *options]))
     # One thread a process, as torchrun has it: sums of several threads round otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=int(os.environ.get("T", 300)), env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert result.returncode == 0, result.stderr
     return load_file(folder / "weights.safetensors"), json.loads((folder / "run.json").read_text())
 
@@ -81,7 +81,9 @@ def test_sharded_over_two_processes_a_refreshed_training_is_that_of_one(tmp_path
         pytest.importorskip("deepspeed")
     options = ("--family", family, "--num-rows", 15, "--num-triples", 8)
     alone = trained(tmp_path / "alone", 1, *options, eval_strategy="epoch")
-    assert_same_run(family, trained(tmp_path / "both", 2, *options, sharded=sharded, eval_strategy="epoch"), alone)
+    both = trained(tmp_path / "both", 2, *options, sharded=sharded, eval_strategy="epoch")
+    assert both[1]["kind"] == ("FSDP" if sharded == "fsdp2" else "DEEPSPEED")
+    assert_same_run(family, both, alone)
 
 
 @pytest.mark.slow

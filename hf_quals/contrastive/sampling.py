@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from .rows import decode
 
@@ -121,7 +121,7 @@ def generate_from_prompts(
         input_ids=input_ids,
         attention_mask=pad_sequence(ones, batch_first=True, padding_side=side),
         **{
-            "synced_gpus": is_sharded(model),
+            "synced_gpus": is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
             "pad_token_id": pad_token_id,
             "num_return_sequences": 1,
             **gen_kwargs,
@@ -129,15 +129,6 @@ def generate_from_prompts(
         },
     )
     return generated[:, 1 if is_encoder_decoder else input_ids.shape[1] :]
-
-
-def is_sharded(model: Any) -> bool:
-    """
-    Whether each process holds a part of the model's weights, so that all must call it equally often.
-
-    What Transformers asks, `is_fsdp_managed_module`, is not true of a model that Accelerate has sharded by FSDP 2.
-    """
-    return is_deepspeed_zero3_enabled() or isinstance(model, FSDPModule)
 
 
 @contextmanager
