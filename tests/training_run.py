@@ -86,6 +86,8 @@ def main(arguments=None):
     run.train(resume_from_checkpoint=options.resume or None)
     if options.sharded:
         run.save_model()
+    if run.args.push_to_hub:
+        run.push_to_hub()
     if run.is_world_process_zero():
         if options.sharded:
             model = type(model).from_pretrained(options.folder)
