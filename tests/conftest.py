@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-# Before transformers is imported: tests never ask a network for anything.
-os.environ["HF_HUB_OFFLINE"] = "1"
+# Before transformers is imported: tests never ask a network for anything, but for the Hub look-alike on loopback.
+if not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"):
+    os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
 from hypothesis import settings
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -163,6 +166,17 @@ def tiny_qagen(family: str) -> QAGenModel:
 def qagen(request) -> QAGenModel:
     """A tiny random QAGen of each family."""
     return tiny_qagen(request.param)
+
+
+@pytest.fixture
+def sharded_llama():
+    """The first of two processes' part of a tiny model that FSDP 2 shards; the second is not there."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        fully_shard(layer)
+    yield fully_shard(model)
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

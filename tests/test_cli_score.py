@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import pickle
 import pty
@@ -19,7 +20,7 @@ import pytest
 from conftest import TINY_TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
-from hf_quals import cli
+from hf_quals import QualsScorer, cli
 from hf_quals.cli import app
 from hf_quals.comparing.partial import PartialScores
 from hf_quals.qagen.identity import identity_in_memory, weights_identity
@@ -168,6 +169,47 @@ def test_two_killed_processes_go_on_as_one(scored, tmp_path, tiny_causal_folder)
     assert resumed.returncode == 0, resumed.stderr
     assert 8 <= before < 40
     assert_same_rows(output, read_jsonl(expected))
+
+
+@pytest.mark.slow
+def test_ten_thousand_rows_over_two_processes_survive_two_kills(tmp_path, tiny_causal_folder):
+    data = rows(10_000)
+    source, output = write_jsonl(tmp_path / "in.jsonl", data), tmp_path / "out.jsonl"
+    partial, settings = tmp_path / "out.jsonl.partial.jsonl", {"--num-beams": 4, "--max-pairs": 2, "--batch-size": 32}
+    arguments = [source, "--output", output, "--model", tiny_causal_folder, "--device", "cpu"]
+    arguments += [text for setting in settings.items() for text in setting]
+    kept = b""
+    for option, lines in ([], 3_000), (["--resume"], 6_500):
+        process = subprocess.Popen(
+            [*TWO_PROCESSES, *map(str, [*arguments, *option])],
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not (partial.exists() and partial.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None
+            time.sleep(0.1)
+        kill_session(process)
+        assert not output.exists()
+        written = partial.read_bytes()
+        assert written.startswith(kept)
+        kept = written[: written.rindex(b"\n") + 1]
+    num_kept = kept.count(b"\n") - 1
+    assert 6_499 <= num_kept < 10_000
+    resumed = run(*arguments, "--resume", command=TWO_PROCESSES)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "10000 summaries" in resumed.stdout
+    assert "on 2 processes" in resumed.stdout
+
+    results = read_jsonl(output)
+    assert [{name: row[name] for name in data[0]} for row in results] == data
+    few = range(0, 10_000, 250)
+    scorer = QualsScorer.from_pretrained(tiny_causal_folder, device="cpu", num_beams=4, max_pairs=2)
+    alone = scorer.score([data[row]["document"] for row in few], [data[row]["summary"] for row in few])
+    assert [math.nan if results[row]["quals"] is None else results[row]["quals"] for row in few] == pytest.approx(
+        [result.score for result in alone], abs=1e-4, nan_ok=True
+    )
 
 
 def kill_session(leader):

@@ -1,8 +1,14 @@
 """The card that a trained summarizer is saved and pushed with."""
 
+import json
+import subprocess
+import sys
+
 import pytest
+import training_run
 from conftest import tiny_model
 from contrastive_world import callback, rows, trainer
+from hub import environment, running_hub
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
@@ -132,3 +138,32 @@ def test_a_markdown_table_keeps_its_cells_apart():
         "| a\\|b c | -0.1235 |",
         "| abcdefg… |  |",
     ]
+
+
+def test_what_a_training_pushes_is_the_model_with_its_card_and_no_table_of_documents(tmp_path):
+    folder, home = tmp_path / "run", tmp_path / "home"
+    settings = {"num_train_epochs": 1, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    settings |= {"push_to_hub": True, "hub_model_id": "user/summarizer", "hub_private_repo": True}
+    options = [folder, "--num-rows", "8", "--num-triples", "2", "--arguments", json.dumps(settings)]
+    with running_hub(user="hf_right") as hub:
+        result = subprocess.run(
+            [sys.executable, training_run.__file__, *options],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment(hub, home, "hf_right"),
+        )
+        assert result.returncode == 0, result.stderr
+        repository = hub.repositories["model", "user/summarizer"]
+    assert repository.private
+    assert repository.commits >= 2  # at the save, and at the end
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= repository.files.keys()
+    for name, content in repository.files.items():
+        assert content == (folder / name).read_bytes()
+    card = ModelCard(repository.files["README.md"].decode())
+    assert "## Contrastive training" in card.text
+    table = (folder / "_quals" / "eval-1.jsonl").read_text()
+    documents = [json.loads(line)["document"] for line in table.splitlines()]
+    assert documents
+    for document in documents:
+        assert not any(document.encode() in content for content in repository.files.values())

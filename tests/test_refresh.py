@@ -192,3 +192,12 @@ def test_an_evaluations_metrics_are_the_mean_and_the_share_without_a_score(world
     assert all(row["brevity"] == (-len(row["candidate"]) if row["candidate"] else None) for row in written)
     assert all(list(row) == ["document", "reference", "candidate", "brevity"] for row in written)
     json.dumps(written, allow_nan=False)
+
+
+def test_work_kept_under_fsdp_is_known_again_behind_an_evaluation_and_training_goes_on(sharded_llama, tmp_path):
+    input_ids = torch.tensor([[5, 6, 7]])
+    before = KeptRefresh(tmp_path, sharded_llama, {}).name
+    with torch.no_grad():
+        sharded_llama(input_ids=input_ids)  # leaves some weights whole
+    assert KeptRefresh(tmp_path, sharded_llama, {}).name == before
+    sharded_llama(input_ids=input_ids, labels=input_ids).loss.backward()

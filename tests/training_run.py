@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import tiny_model, tiny_qagen
 from contrastive_world import callback, emptied, rows, trainer, weights, without_dropout
 from safetensors.torch import save_file
@@ -36,6 +38,12 @@ class KillAtStep(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def take_the_cpu_for_an_accelerator():
+    """Accelerate never shards on CPUs: where it is told to use them it trains with DDP, whatever its config says."""
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+
+
 def main(arguments=None):
     """
     Trains in `folder` and writes there `weights.safetensors` and `run.json`.
@@ -52,9 +60,12 @@ def main(arguments=None):
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at-score", type=int, help="SIGKILL at this call of the scorer")
     parser.add_argument("--kill-at-step", type=int, help="SIGKILL behind this step")
+    parser.add_argument("--sharded", action="store_true", help="the launcher says how")
     parser.add_argument("--arguments", type=json.loads, default={}, help="training arguments, as JSON")
     options = parser.parse_args(arguments)
 
+    if options.sharded:
+        take_the_cpu_for_an_accelerator()
     model = tiny_model(options.family)
     model = without_dropout(model) if options.no_dropout else model
     scorer = Counted(tiny_qagen("bart"), QualsConfig(num_beams=8))
@@ -73,10 +84,16 @@ def main(arguments=None):
         **options.arguments,
     )
     run.train(resume_from_checkpoint=options.resume or None)
+    if options.sharded:
+        run.save_model()
+    if run.args.push_to_hub:
+        run.push_to_hub()
     if run.is_world_process_zero():
+        if options.sharded:
+            model = type(model).from_pretrained(options.folder)
         save_file(weights(model), options.folder / "weights.safetensors")
         state = chooser.state
-        found = {"log": run.state.log_history, "calls": Counted.calls}
+        found = {"log": run.state.log_history, "calls": Counted.calls, "kind": run.accelerator.distributed_type}
         if state is not None:
             found["reference_scores"] = state.reference_scores
             found["candidates"] = [[candidates.token_ids, candidates.scores] for candidates in state.candidates]

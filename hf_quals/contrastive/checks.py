@@ -19,7 +19,7 @@ from transformers import Seq2SeqTrainer, get_scheduler
 from .config import QualsCallbackConfig
 from .data import NEGATIVE_LABELS
 from .losses import IGNORE_INDEX
-from .refresh import local_part
+from .refresh import local_parts
 from .rows import TextRows
 from .sampling import CandidateSampler, undisturbed
 
@@ -75,8 +75,8 @@ def check_weights(model: Any) -> None:
     Raises:
         `FloatingPointError`: if a weight that is trained is not finite; the message names it.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(local_part(parameter)).all():
+    for name, parameter, part in local_parts(model):
+        if parameter.requires_grad and not torch.isfinite(part).all():
             raise FloatingPointError(
                 f"The weights of {name} are not finite: training has diverged, and they are not saved. Go on from an "
                 "earlier checkpoint with a lower learning_rate or a smaller max_grad_norm, or in bf16 instead of fp16."

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -289,9 +291,11 @@ class KeptRefresh:
 
     def __init__(self, folder: Path, model: Any, settings: dict[str, Any]):
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, parameter in model.named_parameters():
+        for name, _, part in local_parts(model):
             digest.update(name.encode())
-            digest.update(local_part(parameter).cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            # A copy: memory that NumPy has seen FSDP cannot free.
+            copied = part.to("cpu", copy=True).contiguous()
+            digest.update(copied.view(-1).view(torch.uint8).numpy().tobytes())
         self.folder, self.name = folder, f"refresh-{digest.hexdigest()[:16]}"
 
     def load(self, accelerator: Any) -> dict[int, tuple[float, Candidates]]:
@@ -326,13 +330,18 @@ class KeptRefresh:
             path.unlink(missing_ok=True)
 
 
-def local_part(parameter: Any) -> torch.Tensor:
-    """The part of a parameter that this process holds."""
-    if is_deepspeed_zero3_enabled():
-        parameter = parameter.ds_tensor
-    elif isinstance(parameter, DTensor):
-        parameter = parameter.to_local()
-    return parameter.detach()
+def local_parts(model: Any) -> Iterator[tuple[str, Any, torch.Tensor]]:
+    """The name of each parameter, the parameter, and the part of it that this process holds."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # some are whole behind a forward pass
+    for name, parameter in model.named_parameters():
+        part = parameter
+        if is_deepspeed_zero3_enabled():
+            part = parameter.ds_tensor
+        elif isinstance(parameter, DTensor):
+            part = parameter.to_local()
+        yield name, parameter, part.detach()
 
 
 def _seed(*numbers: int) -> int:

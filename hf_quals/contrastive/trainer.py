@@ -173,7 +173,6 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         # What is known of the set beforehand; one whose columns are not shows its negatives step by step.
         self._brings_negatives = NEGATIVE_LABELS in (getattr(train_dataset, "column_names", None) or [])
         self._step_has_negatives = self._has_seen_negatives = False
-        # Up to how many tokens s+ and s- may share a prompt; proved on the model when it is first needed.
         self._packable_length: float | None = None
         self._evaluated: Any = None
         self._generated: list[torch.Tensor] = []
@@ -287,13 +286,17 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if self.is_encoder_decoder:
             # torch.compile does not notice hooks that come and go.
             return forward_encoder_decoder(model, self.base_model, inputs, share_document=not self.args.torch_compile)
-        if self._packable_length is None:
-            is_out_of_question = has_virtual_tokens(self._unwrapped)
-            self._packable_length = 0 if is_out_of_question else packable_length(self.base_model, cached=False)
         longest = inputs["input_ids"].shape[1] + inputs[NEGATIVE_LABELS].shape[1]
         return forward_decoder_only(
-            model, self.base_model, inputs, self._pad_token_id, share_document=longest <= self._packable_length
+            model, self.base_model, inputs, self._pad_token_id, share_document=longest <= self._prove_packing()
         )
+
+    def _prove_packing(self) -> float:
+        """Up to how many tokens s+ and s- may share a prompt; proved on the model when it is first needed."""
+        if self._packable_length is None:
+            is_out_of_question = self.is_encoder_decoder or has_virtual_tokens(self._unwrapped)
+            self._packable_length = 0 if is_out_of_question else packable_length(self.base_model, cached=False)
+        return self._packable_length
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -309,6 +312,9 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if self.args.world_size > 1 and not self._brings_negatives:
             of_all = self.accelerator.gather(torch.tensor([self._step_has_negatives], device=device))
             self._step_has_negatives = bool(of_all.any())
+        if self._brings_negatives or self._step_has_negatives:
+            # On all processes at once, and not where the first negative is met: sharded models are called in step.
+            self._prove_packing()
         # The parent leaves out the first label where labels are shifted; s- is stored without its prompt.
         unshifted = [{"labels": torch.nn.functional.pad(labels, (1, 0), value=IGNORE_INDEX)} for labels in negatives]
         return super()._get_num_items_in_batch([*batch_samples, *unshifted], device)
