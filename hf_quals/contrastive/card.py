@@ -56,7 +56,9 @@ def add_contrastive_training(
     if selection is not None:
         lines.append(f"- S+ and S-: {_listed(selection)}")
     if scorer is not None:
-        lines.append(f"- score: {', '.join(filter(None, (scorer.name, _listed(scorer.settings()))))}")
+        # A digest tells a run from another, and a reader nothing.
+        settings = {name: value for name, value in scorer.settings().items() if name != "weights"}
+        lines.append(f"- score: {', '.join(filter(None, (scorer.name, _listed(settings))))}")
         evaluations = _first_and_last_evaluation(log_history)
         if refreshes:
             lines += ["", "Means of the scores at each refresh:", "", markdown(refreshes)]
