@@ -404,7 +404,9 @@ def main():
                 kept = kept_scores(judge, judged.comparisons, folder, resume=True)
                 done = kept.num_rows - kept.num_missing
                 started = time.perf_counter()
-                rows = judge_rows(judge, judged.comparisons[: args.limit], kept)
+                # All that earlier runs have scored count.
+                wanted = None if args.limit is None else max(args.limit, done)
+                rows = judge_rows(judge, judged.comparisons[:wanted], kept)
                 seconds = time.perf_counter() - started
             scores: dict[str, Scores] = {column: [row[column] for row in rows] for column in judge.columns}
             truncated = sum(sum(row["truncated"]) for row in rows)
