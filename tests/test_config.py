@@ -38,7 +38,6 @@ def test_broken_file_is_named(tmp_path, content):
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
         ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
-        ({"min_answer_prob": 1.5}, "min_answer_prob must lie between 0 and 1"),
         ({"passage_words": 0}, "passage_words must be at least 1"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
         ({"variant": ["answers"]}, r"variant must be one of .*, got \['answers'\]"),

@@ -1,6 +1,3 @@
-import dataclasses
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,19 +109,6 @@ def test_facts_go_first_and_ill_formed_questions_are_counted():
     selection = select_pairs(pairs, "The Fury made a deal", 10, facts_first=True)
     assert questions_and_answers(selection) == [("Who paid?", "Fury"), ("What is it?", "a deal")]
     assert (selection.num_ill_formed, selection.num_duplicate) == (1, 1)
-
-
-def test_pairs_whose_answer_the_summary_hardly_gives_are_left_out_and_counted():
-    # Of each pair the question's log-probability, then the answer's.
-    answers = {"Fury": (-5.0, math.log(0.5)), "Lewis": (-0.1, math.log(0.05)), "May": (-9.0, math.log(0.1))}
-    pairs = [
-        dataclasses.replace(pair("Who?", answer, 0.0), log_probs=log_probs, answer_start=1, token_ids=(1, number))
-        for number, (answer, log_probs) in enumerate(answers.items())
-    ]
-    selection = select_pairs(pairs, "Fury beat Lewis in May", min_answer_prob=0.0999)
-    assert [pair.answer for pair in selection.kept] == ["Fury", "May"]
-    assert (selection.num_unsure, selection.num_generated) == (1, 3)
-    assert len(select_pairs(pairs, "Fury beat Lewis in May").kept) == 3
 
 
 def test_pairs_whose_answer_does_not_come_back_are_dropped_and_counted():

@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsScorer, ScoredPair
-from hf_quals.quals.forms import VARIANTS, Calibration, answers, log_ratio, published, worst_pair
+from hf_quals.quals.forms import VARIANTS, Calibration, answers, divergence, log_ratio, published, worst_pair
 from hf_quals.quals.pairs import same_answer
 
 
@@ -68,12 +68,22 @@ def test_answer_that_the_document_gives_in_other_form_is_supported(document_answ
     assert pair.support == pytest.approx(support)
 
 
+def test_divergence_weighs_each_log_ratio_by_how_probable_the_summary_makes_its_answer():
+    sure = scored((-9.0, math.log(0.8)), (-1.0, math.log(0.2)))
+    unsure = scored((-1.0, math.log(0.2)), (-9.0, math.log(0.2) - 10.0))
+    kept = scored((-1.0, math.log(0.5)), (-9.0, math.log(0.9)))  # more probable from the document: no more than 0
+    same = scored((-1.0, math.log(0.5)), (-1.0, -99.0), "Conti", "Dario Conti")
+    expected = (0.8 * math.log(0.25) + 0.2 * -10.0 + 0.5 * 0 + 0.5 * 0) / (0.8 + 0.2 + 0.5 + 0.5)
+    assert divergence([sure, unsure, kept, same]) == pytest.approx(expected)
+    assert divergence([scored((-1.0, -2000.0), (-1.0, -2003.0))]) == pytest.approx(-3.0)  # exp(-2000) is no number
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_without_a_pair_there_is_no_score(variant):
     assert math.isnan(VARIANTS[variant]([]))
 
 
-@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair", "answers"])
+@pytest.mark.parametrize("variant", ["log_ratio", "worst_pair", "answers", "divergence"])
 def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
     other = QualsScorer(scorer.model, QualsConfig(variant=variant))
     for as_published, varied in zip(

@@ -46,8 +46,6 @@ class QualsConfig:
         facts_first (`bool`, *optional*, defaults to `False`): Whether pairs whose answer holds a name or a number go
             before others, and questions that no such answer can answer are left out
             ([`~hf_quals.quals.pairs.is_well_formed`]).
-        min_answer_prob (`float`, *optional*, defaults to 0.0): The least p(answer | question, summary) of a pair that
-            counts: what the summary itself does not say is no question to ask the document.
         round_trip (`bool`, *optional*, defaults to `False`): Whether a pair counts only if the model, asked its
             question about the summary, gives its answer back. The template must put the question before the answer.
 
@@ -75,7 +73,6 @@ class QualsConfig:
     passage_words: int | None = None
     max_pairs: int = 10
     facts_first: bool = False
-    min_answer_prob: float = 0.0
     round_trip: bool = False
     variant: str = "published"
     document_answers: bool = False
@@ -90,8 +87,6 @@ class QualsConfig:
             raise ValueError(
                 f"num_beams={self.num_beams} must be a multiple of num_beam_groups={self.num_beam_groups}."
             )
-        if not 0 <= self.min_answer_prob <= 1:
-            raise ValueError(f"min_answer_prob must lie between 0 and 1, got {self.min_answer_prob}.")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."

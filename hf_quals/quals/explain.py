@@ -51,7 +51,6 @@ def heading(summary: str, result: QualsResult) -> str:
         lines[1] = (
             f"QUALS:   none: of {counts.num_generated} generated sequences {counts.num_unparsable} are no pair, "
             f"{counts.num_not_in_summary} have an answer that is not in the summary"
-            + (f", {counts.num_unsure} an unsure answer" if counts.num_unsure else "")
             + (f", {counts.num_ill_formed} an ill-formed question" if counts.num_ill_formed else "")
             + (f", {counts.num_not_returned} an answer that does not come back" if counts.num_not_returned else "")
         )

@@ -22,7 +22,11 @@ class PairScores(Protocol):
     @property
     def score(self) -> float: ...
     @property
+    def summary_answer_log_prob(self) -> float: ...
+    @property
     def support(self) -> float: ...
+    @property
+    def log_support(self) -> float: ...
 
 
 Pairs = Sequence[PairScores]
@@ -72,11 +76,31 @@ def answers(pairs: Pairs) -> float:
     return fmean(pair.support for pair in pairs) if pairs else math.nan
 
 
+def divergence(pairs: Pairs) -> float:
+    r"""
+    How far the document's answers diverge from the summary's, below 0.
+
+    `sum over pairs of w * log min(1, p(a | q, document) / p(a | q, summary)) / sum of w`, where `w = p(a | q, summary)`
+
+    What each pair adds to the Kullback–Leibler divergence of the document's answers from the summary's: a pair counts
+    as far as the summary gives its answer. Beams that must differ end many a question with words that do not answer
+    it; what the document makes of them is noise. 0 means "the document gives every answer of the summary".
+    """
+    if not pairs:
+        return math.nan
+    # Probabilities of long answers may be too small for a number, but not all of them beside the largest.
+    largest = max(pair.summary_answer_log_prob for pair in pairs)
+    weights = [math.exp(pair.summary_answer_log_prob - largest) for pair in pairs]
+    logs = (pair.log_support for pair in pairs)
+    return math.fsum(weight * log for weight, log in zip(weights, logs, strict=True)) / math.fsum(weights)
+
+
 VARIANTS: dict[str, Callable[[Pairs], float]] = {
     "published": published,
     "log_ratio": log_ratio,
     "worst_pair": worst_pair,
     "answers": answers,
+    "divergence": divergence,
 }
 
 

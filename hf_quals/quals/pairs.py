@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,6 @@ class PairSelection:
         num_generated (`int`): How many sequences were generated.
         num_unparsable (`int`): How many are not exactly a question, a separator and an answer.
         num_not_in_summary (`int`): How many have an answer that does not occur in the summary.
-        num_unsure (`int`): How many have an answer that the model does not expect of the summary.
         num_ill_formed (`int`): How many have a question that no such answer can answer.
         num_duplicate (`int`): How many repeat the question and the answer of a more probable one.
         num_not_returned (`int`): How many ask for an answer that the model, asked about the summary, does not give.
@@ -39,18 +37,12 @@ class PairSelection:
     num_not_in_summary: int
     num_duplicate: int
     num_surplus: int
-    num_unsure: int = 0
     num_ill_formed: int = 0
     num_not_returned: int = 0
 
 
 def select_pairs(
-    pairs: Sequence[QAPair],
-    summary: str,
-    max_pairs: int = 10,
-    *,
-    facts_first: bool = False,
-    min_answer_prob: float = 0.0,
+    pairs: Sequence[QAPair], summary: str, max_pairs: int = 10, *, facts_first: bool = False
 ) -> PairSelection:
     """
     Keeps the pairs QUALS is computed on (https://huggingface.co/papers/2105.04623, section 3.1).
@@ -66,8 +58,6 @@ def select_pairs(
         facts_first (`bool`, *optional*, defaults to `False`): Beyond the paper: answers that hold a name or a number
             go before others, questions that such an answer cannot answer are left out ([`is_well_formed`]), and
             articles and marks do not distinguish answers and questions either.
-        min_answer_prob (`float`, *optional*, defaults to 0.0): Beyond the paper: pairs of a lower p(answer | question,
-            summary) are left out. Diverse beams end many questions with an answer that is none of theirs.
 
     Returns:
         `PairSelection`: the kept pairs and counts.
@@ -75,8 +65,7 @@ def select_pairs(
     folded = summary.casefold()
     parsed = [pair for pair in pairs if pair.is_pair]
     supported = [pair for pair in parsed if pair.answer.casefold() in folded]
-    sure = [pair for pair in supported if math.exp(math.fsum(pair.log_probs[pair.answer_start :])) >= min_answer_prob]
-    well_formed = [pair for pair in sure if not facts_first or is_well_formed(pair.question, pair.answer)]
+    well_formed = [pair for pair in supported if not facts_first or is_well_formed(pair.question, pair.answer)]
     key: Callable[[str], str] = bare if facts_first else str.casefold
     by_answer: dict[str, dict[str, QAPair]] = {}
     for pair in sorted(well_formed, key=lambda pair: (-sum(pair.log_probs), pair.token_ids)):
@@ -93,8 +82,7 @@ def select_pairs(
         num_generated=len(pairs),
         num_unparsable=len(pairs) - len(parsed),
         num_not_in_summary=len(parsed) - len(supported),
-        num_unsure=len(supported) - len(sure),
-        num_ill_formed=len(sure) - len(well_formed),
+        num_ill_formed=len(supported) - len(well_formed),
         num_duplicate=len(well_formed) - num_distinct,
         num_surplus=num_distinct - len(kept),
     )

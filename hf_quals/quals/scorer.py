@@ -80,9 +80,14 @@ class ScoredPair:
         The share of the answer's probability that is left when the document is asked, `min(1, p(answer | question,
         document) / p(answer | question, summary))`; 1 if the document's own answer says the same in other form.
         """
+        return math.exp(self.log_support)
+
+    @property
+    def log_support(self) -> float:
+        """The logarithm of `support`, which may be too small for a number."""
         if self.document_answer is not None and same_answer(self.answer, self.document_answer):
-            return 1.0
-        return math.exp(min(self.document_answer_log_prob - self.summary_answer_log_prob, 0.0))
+            return 0.0
+        return min(self.document_answer_log_prob - self.summary_answer_log_prob, 0.0)
 
     @property
     def lost_probability(self) -> float:
@@ -319,7 +324,7 @@ class QualsScorer(Scorer):
         # A round trip drops some: more are taken to it.
         most = config.max_pairs * (2 if config.round_trip else 1)
         selections = [
-            select_pairs(pairs, summary, most, facts_first=config.facts_first, min_answer_prob=config.min_answer_prob)
+            select_pairs(pairs, summary, most, facts_first=config.facts_first)
             for summary, pairs in zip(summaries, generated, strict=True)
         ]
         if config.round_trip:
