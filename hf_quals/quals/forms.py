@@ -80,7 +80,7 @@ def divergence(pairs: Pairs) -> float:
     r"""
     How far the document's answers diverge from the summary's, below 0.
 
-    `sum over pairs of w * log min(1, p(a | q, document) / p(a | q, summary)) / sum of w`, where `w = p(a | q, summary)`
+    `sum of w * log min(1, p(a | q, document) / p(a | q, summary)) / sum of w` over pairs, `w = p(a | q, summary)`
 
     What each pair adds to the Kullback–Leibler divergence of the document's answers from the summary's: a pair counts
     as far as the summary gives its answer. Beams that must differ end many a question with words that do not answer
