@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from .forms import OF_ANSWERS
+
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +21,7 @@ def as_text(summary: str, result: QualsResult) -> str:
     lines = [heading(summary, result)]
     if result.pairs:
         names = _columns(result)
-        lines += ["", "  mean log p given the" if result.config.variant != "answers" else "  p(answer) given the"]
+        lines += ["", "  mean log p given the" if result.config.variant not in OF_ANSWERS else "  p(answer) given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
@@ -32,7 +34,7 @@ def as_table(result: QualsResult) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("question", "answer", caption=_CAPTIONS[result.config.variant != "answers"])
+    table = Table("question", "answer", caption=_CAPTIONS[result.config.variant not in OF_ANSWERS])
     for name in _columns(result):
         table.add_column(name, justify="right", no_wrap=True)
     for pair in result.pairs:
@@ -71,11 +73,13 @@ _CAPTIONS = {
 
 
 def _columns(result: QualsResult) -> tuple[str, ...]:
-    return ("summary", "document", "difference") if result.config.variant != "answers" else ("summary", "document")
+    return (
+        ("summary", "document", "difference") if result.config.variant not in OF_ANSWERS else ("summary", "document")
+    )
 
 
 def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
-    if result.config.variant != "answers":
+    if result.config.variant not in OF_ANSWERS:
         return pair.summary_score, pair.document_score, pair.score
     return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
 

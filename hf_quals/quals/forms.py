@@ -104,6 +104,10 @@ VARIANTS: dict[str, Callable[[Pairs], float]] = {
 }
 
 
+OF_ANSWERS = ("answers", "divergence")
+"""The forms that judge answers alone: of their pairs the one is worst whose answer loses most probability."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """
