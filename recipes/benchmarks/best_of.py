@@ -5,10 +5,11 @@ Summarizes SciTLDR's abstracts greedily, by one sample, and by the best of 6, an
 which has chosen; ROUGE against the reference; entity precision and offline QAGS, which have not, though QAGS asks with
 the same QAGen. Each with its interval, and its paired difference to greedy search.
 
-    python recipes/benchmarks/best_of.py --model_name_or_path results/scitldr/mle --output_dir results/best_of
+    python recipes/benchmarks/best_of.py --dataset scitldr/test.jsonl --model_name_or_path results/scitldr/mle \\
+        --output_dir results/best_of
 
-`--limit 2` tries it. What is written and scored is kept in `output_dir`: the same command goes on where it was cut
-off.
+`--limit 2` tries it; `--dtype float32` is faster where a processor has no bfloat16. What is written and scored is kept
+in `output_dir`: the same command goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -39,13 +40,12 @@ from common import base_and_adapter
 class Arguments:
     """Who summarizes what, and who judges."""
 
+    dataset: str = field(
+        metadata={"help": "SciTLDR, JSON lines of `source`, a list of sentences, and `target`, a list of summaries."}
+    )
     output_dir: str = field(metadata={"help": "Where summaries and scores are kept; a second run goes on from them."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The summarizer or its adapter; SmolLM2-135M-Instruct if left out."}
-    )
-    dataset: str = field(
-        default="../shared/data/scitldr/test.jsonl",
-        metadata={"help": "Rows of `source`, a list of sentences, and `target`, a list of summaries."},
     )
     limit: int | None = field(default=None, metadata={"help": "Take the first so many documents."})
     n: int = field(default=6, metadata={"help": "Samples a document."})
