@@ -1,3 +1,4 @@
+import hashlib
 import os
 import socket
 import subprocess
@@ -69,9 +70,22 @@ def test_what_a_killed_run_left_is_removed(empty_cache):
 def test_weights_that_were_damaged_in_the_cache_are_named_and_not_used(empty_cache):
     folder = empty_cache / "smollm2-135m-instruct"
     folder.mkdir(parents=True)
-    save_file({"model.norm.weight": torch.zeros(4)}, folder / "model.safetensors")
+    path, digest = folder / "model.safetensors", folder / "model.safetensors.sha256"
+    save_file({"model.norm.weight": torch.zeros(4)}, path)
+    digest.write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert default.default_base_model() == str(folder)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(OSError, match=r"model\.safetensors is damaged: .*Delete .*smollm2-135m-instruct"):
         default.default_base_model()
+
+
+def test_weights_of_an_earlier_version_that_cannot_be_verified_are_prepared_anew(empty_cache):
+    folder = empty_cache / "smollm2-135m-instruct"
+    folder.mkdir(parents=True)
+    save_file({"model.norm.weight": torch.zeros(4)}, folder / "model.safetensors")
+    with pytest.raises(OSError, match="not on this machine"):
+        default.default_base_model()
+    assert (folder / "model.safetensors").is_file()  # not before others are there
 
 
 def test_pip_is_not_the_working_directory_s(empty_cache, tmp_path, monkeypatch):

