@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import InputError
 
 
@@ -29,6 +27,9 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         [`InputError`]: if another process writes it.
     """
+    # Here, as all that the command does not need to start.
+    from filelock import FileLock, Timeout
+
     lock = FileLock(lock_path(path))
     try:
         lock.acquire(timeout=0)
