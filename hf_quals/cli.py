@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import InputError, PublishError
+from .quals.forms import VARIANTS
 from .scorers import mean_score
 
 
@@ -29,6 +30,9 @@ app.add_typer(human_eval, name="human-eval")
 
 DocumentColumn = Annotated[str, typer.Option(help="The column of documents.")]
 SummaryColumn = Annotated[str, typer.Option(help="The column of summaries.")]
+Split = Annotated[str, typer.Option(help="The split of a dataset.")]
+JudgesModel = Annotated[str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")]
+FactccModel = Annotated[str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")]
 
@@ -68,7 +72,7 @@ def score(
     output: Annotated[Path | None, typer.Option(help="Where the scored rows of INPUT go, .jsonl or .parquet.")] = None,
     document_column: DocumentColumn = "document",
     summary_column: SummaryColumn = "summary",
-    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
+    split: Split = "train",
     pairs: Annotated[bool, typer.Option(help="Add a column with the kept pairs and their token scores.")] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -87,9 +91,7 @@ def score(
     ] = None,
     variant: Annotated[
         str | None,
-        typer.Option(
-            help="How pairs become a score: published, log_ratio, worst_pair or answers. Left out: the model's."
-        ),
+        typer.Option(help=f"How pairs become a score: {', '.join(VARIANTS)}. Left out: the model's."),
     ] = None,
     max_length: Annotated[
         int | None,
@@ -262,12 +264,8 @@ def evaluate(
     reference_column: Annotated[
         str | None, typer.Option(help="The column of references. Left out: reference, if there is one.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")
-    ] = None,
-    factcc_model: Annotated[
-        str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")
-    ] = None,
+    model: JudgesModel = None,
+    factcc_model: FactccModel = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the scores in OUTPUT.scores.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -323,13 +321,9 @@ def rerank(
     document_column: DocumentColumn = "document",
     candidates_column: Annotated[str, typer.Option(help="The column of lists of candidates.")] = "candidates",
     reference_column: Annotated[str, typer.Option(help="The column of references, for rouge.")] = "reference",
-    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
-    model: Annotated[
-        str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")
-    ] = None,
-    factcc_model: Annotated[
-        str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")
-    ] = None,
+    split: Split = "train",
+    model: JudgesModel = None,
+    factcc_model: FactccModel = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -377,7 +371,7 @@ def preferences(
     reference_column: Annotated[
         str | None, typer.Option(help="That of the QualsCallback. Left out: labels are decoded.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split of a dataset.")] = "train",
+    split: Split = "train",
     overwrite: Overwrite = False,
 ) -> None:
     """Write S+ and S- of a checkpoint as preferences for TRL: prompt, chosen and rejected."""
