@@ -186,6 +186,15 @@ def test_what_changes_no_score_may_change(two_checkpoints, tmp_path):
     assert is_equal(weights(resumed.model), expected)
 
 
+def test_the_model_of_the_score_may_lie_elsewhere(two_checkpoints, tmp_path):
+    folder, expected = two_checkpoints
+    scorer = QualsScorer(tiny_qagen("bart"), QualsConfig(num_beams=8))
+    scorer.model.model.config._name_or_path = "/moved/here"
+    resumed = trainer("bart", tmp_path, callbacks=[callback(scorer)])
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    assert is_equal(weights(resumed.model), expected)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

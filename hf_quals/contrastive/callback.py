@@ -327,10 +327,13 @@ class QualsCallback(TrainerCallback):
         model: Any = self._trainer.model
         generation: dict[str, Any] = json.loads(model.generation_config.to_json_string())
         generation.pop("transformers_version", None)
+        of_scorer = dict(self.scorer.settings())
+        if of_scorer.get("weights") is not None:
+            of_scorer.pop("model", None)  # its weights tell a model, wherever it lies
         settings = {
             **self.config.candidate_settings(),
             "scorer": self.scorer.name,
-            **{f"scorer.{name}": value for name, value in self.scorer.settings().items()},
+            **{f"scorer.{name}": value for name, value in of_scorer.items()},
             **{f"generation_config.{name}": value for name, value in generation.items()},
             "seed": self._args.seed,
             "data": self._data_digest,

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .decoding import diverse_beam_search
 from .loading import load
 from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
-from .proof import shareable_length, undisturbed
+from .proof import evaluated, shareable_length
 from .template import EncodedText, QATemplate
 
 
@@ -108,7 +108,7 @@ class QAGenModel:
         if model.config.is_encoder_decoder and special["decoder_start_token_id"] is None:
             special["decoder_start_token_id"] = self._fallback_start(special["bos_token_id"])
         self.model.generation_config = GenerationConfig(**special, pad_token_id=self._pad_token_id)
-        with undisturbed(self.model):
+        with evaluated(self.model):
             # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
             self._shared_length = shareable_length(self)
 

@@ -36,7 +36,7 @@ def shareable_length(qagen: QAGenModel) -> float:
     Shows that log-probabilities are those of each text by itself, however a QAGen computes them.
 
     Args:
-        qagen (`QAGenModel`): The model, which must be `undisturbed`.
+        qagen (`QAGenModel`): The model, which must be [`evaluated`].
 
     Returns:
         `float`: up to how many tokens of a text and a pair a text may be computed once for all its pairs; 0 if never,
@@ -146,7 +146,7 @@ def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool) -
     num_new = length // 4
     prompts = [random_tokens(model, length - num_new), random_tokens(model, num_new, seed=1)]
     other, last = (random_tokens(model, num_new, seed=seed) for seed in (2, 3))
-    with undisturbed(model):
+    with evaluated(model):
         rows = [torch.tensor([prompt + last], device=model.device) for prompt in prompts]
         separate = (
             torch.cat([model(input_ids=row, logits_to_keep=num_new).logits for row in rows]).float().log_softmax(-1)
@@ -208,7 +208,7 @@ def random_tokens(model: PreTrainedModel, number: int, seed: int = 0) -> list[in
 
 
 @contextmanager
-def undisturbed(model: PreTrainedModel) -> Iterator[None]:
+def evaluated(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation without gradients and in the weights' own type, after which nothing tells that it took place."""
     training = [module for module in model.modules() if module.training]
     devices = [model.device] if model.device.type == "cuda" else []
