@@ -1,7 +1,7 @@
 """Diverse beam search against a slow search that recomputes everything, and against Transformers' own beam search."""
 
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -474,6 +474,60 @@ def test_one_beam_a_group_equals_the_general_search(family, settings, monkeypatc
         torch.testing.assert_close(scores[running], general.scores[step][running], atol=1e-5, rtol=1e-6)
         torch.testing.assert_close(special.logits[step][running], general.logits[step][running], atol=1e-5, rtol=1e-6)
         assert special.logits[step][~running].isnan().all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "settings", [{}, {"early_stopping": True, "length_penalty": 0.3}, {"min_new_tokens": 3, "bias": True}], ids=str
+)
+def test_beams_as_branches_of_their_text_are_those_of_rows_of_their_own(settings, seed):
+    model = tiny_model("llama", seed)
+    settings = settings | {"num_beams": 30, "num_beam_groups": 30, "diversity_penalty": 0.5}
+    settings |= {"num_return_sequences": 30, "output_logits": True, "max_new_tokens": 15}
+    if settings.pop("bias", False):
+        bias = torch.linspace(-1, 1, 100).tolist()
+        settings["logits_processor"] = LogitsProcessorList([InPlaceBias(bias, len(TEXTS) * 30)])
+    rows = search(model, **settings)
+    branches = search(model, **settings, custom_generate=partial(diverse_beam_search, branching=True))
+    assert len(set(map(len, new_tokens(model, rows)))) > 3  # they end at different times
+    assert torch.equal(branches.sequences, rows.sequences)
+    assert torch.equal(branches.beam_indices, rows.beam_indices)
+    for name in ("sequences_scores", "token_log_probs"):
+        torch.testing.assert_close(getattr(branches, name), getattr(rows, name), atol=1e-5, rtol=0)
+    for name in ("scores", "logits"):
+        for step, of_rows in zip(getattr(branches, name), getattr(rows, name), strict=True):
+            torch.testing.assert_close(step, of_rows, atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
+def test_branches_are_computed_in_one_row_a_text_without_those_that_ended():
+    model = tiny_model("llama")
+    shapes = []
+    hook = model.register_forward_hook(lambda _module, _args, output: shapes.append(output.logits.shape[:2]))
+    settings = {"num_beams": 30, "num_beam_groups": 30, "diversity_penalty": 0.5, "min_new_tokens": 2}
+    branching = partial(diverse_beam_search, branching=True)
+    try:
+        search(model, **settings, max_new_tokens=30, custom_generate=branching)
+    finally:
+        hook.remove()
+    assert shapes[:2] == [(len(TEXTS), 1), (len(TEXTS), 32)]
+    widths = [width for _, width in shapes[1:]]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == 8
+    assert {rows for rows, _ in shapes} == {len(TEXTS)}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("bart", {"num_beam_groups": 4}, "is for decoder-only models, got BartForConditionalGeneration"),
+        ("llama", {"num_beam_groups": 2}, "one beam a group.*num_beams=4 and num_beam_groups=2"),
+        ("llama", {"num_beam_groups": 4, "output_attentions": True}, "`output_attentions=True` cannot be had"),
+    ],
+)
+def test_branching_says_what_it_cannot_do(family, settings, message):
+    branching = partial(diverse_beam_search, branching=True)
+    with pytest.raises(ValueError, match=message):
+        search(tiny_model(family), num_beams=4, diversity_penalty=0.5, custom_generate=branching, **settings)
 
 
 @pytest.mark.parametrize("num_beam_groups", [12, 4])

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_generation_reports_the_log_probs_that_scoring_the_same_text_finds(qagen
 def test_many_pairs_are_scored_in_pieces_with_the_same_result(qagen, monkeypatch):
     pairs = qagen.generate(DOCUMENTS, **DECODING)
     whole = qagen.log_probs(DOCUMENTS, pairs)
-    monkeypatch.setattr("hf_quals.qagen.model._CHUNK_TOKENS", 20)
+    monkeypatch.setattr("hf_quals.qagen.reading._CHUNK_TOKENS", 20)
     for row, pieces in zip(whole, qagen.log_probs(DOCUMENTS, pairs), strict=True):
         for one, other in zip(row, pieces, strict=True):
             assert one == pytest.approx(other, abs=1e-4)
@@ -182,18 +183,10 @@ def test_decoder_that_nothing_starts_is_refused():
         QAGenModel(model, tiny_tokenizer("bart"), TINY_TEMPLATE)
 
 
-def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> str:
+def continue_by_hand(qagen: QAGenModel, text: str, asked: list[int], most: int) -> str:
     """One token at a time, one row, no cache."""
     context = qagen.encode([text])[0].input_ids
-    asked = qagen.tokenizer(f"{question}|", add_special_tokens=False)["input_ids"]
-    if qagen.is_encoder_decoder:
-        start = qagen.model.config.decoder_start_token_id
-        asked = [
-            start,
-            *([1] if qagen.model.config.model_type == "bart" else []),
-            *asked,
-        ]  # BART's targets begin with <s>
-    ids = list(asked) if qagen.is_encoder_decoder else context + asked
+    ids = [qagen.model.config.decoder_start_token_id, *asked] if qagen.is_encoder_decoder else context + asked
     before = len(ids)
     while len(ids) < before + most:
         with torch.no_grad():
@@ -208,6 +201,12 @@ def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> st
     return qagen.tokenizer.decode(ids[before:], skip_special_tokens=True).strip()
 
 
+def answer_by_hand(qagen: QAGenModel, text: str, question: str, most: int) -> str:
+    asked = qagen.tokenizer(f"{question}|", add_special_tokens=False)["input_ids"]
+    is_bart = qagen.model.config.model_type == "bart"  # BART's targets begin with <s>
+    return continue_by_hand(qagen, text, [1, *asked] if is_bart else asked, most)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_answers_are_those_of_one_question_at_a_time(qagen, batch_size):
     questions = [["abcdef", "who is that", "z"], [], ["qwerty"]]
@@ -215,6 +214,28 @@ def test_answers_are_those_of_one_question_at_a_time(qagen, batch_size):
         [answer_by_hand(qagen, text, question, 4) for question in part]
         for text, part in zip(DOCUMENTS, questions, strict=True)
     ]
+
+
+@pytest.mark.parametrize(("batch_size", "chunk"), [(1, 512), (3, 512), (3, 20)])
+def test_pairs_are_read_as_they_are_scored_and_answered_one_by_one(qagen, batch_size, chunk, monkeypatch):
+    monkeypatch.setattr("hf_quals.qagen.reading._CHUNK_TOKENS", chunk)
+    generated = qagen.generate(DOCUMENTS, **DECODING)
+    pairs = [generated[1] + generated[0], [], generated[2]]
+    pairs = [[pair for pair in row if pair.is_pair] for row in pairs]
+    # What a text itself answers, whole, in part and with more behind it, comes back from it.
+    for document, row in zip(DOCUMENTS, pairs, strict=True):
+        for pair in list(row[:3]):
+            before = list(pair.token_ids[: pair.answer_start])
+            own = qagen.tokenizer.encode(continue_by_hand(qagen, document, before, 4), add_special_tokens=False)
+            for ids in ([*own, qagen.tokenizer.eos_token_id], own[:1], [*own, 5, 6]):
+                row.append(replace(pair, token_ids=(*before, *ids)))
+    assert sum(map(len, pairs)) > 10
+    read = qagen.read(DOCUMENTS, pairs, max_new_tokens=4, batch_size=batch_size)
+    for document, row, readings in zip(DOCUMENTS, pairs, read, strict=True):
+        for pair, reading in zip(row, readings, strict=True):
+            before = list(pair.token_ids[: pair.answer_start])
+            assert reading.answer == continue_by_hand(qagen, document, before, 4)
+            assert reading.log_probs == pytest.approx(slow_log_probs(qagen, document, pair), abs=1e-4)
 
 
 def test_answers_of_different_lengths_end_each_for_itself():
@@ -249,6 +270,8 @@ def test_model_that_writes_the_answer_first_cannot_be_asked():
     backwards = QAGenModel(tiny_model("llama"), tiny_tokenizer("llama"), QATemplate("{text}?", "{answer}|{question}"))
     with pytest.raises(ValueError, match="cannot be asked"):
         backwards.answer(["fury won"], [["who won"]])
+    with pytest.raises(ValueError, match="cannot be asked"):
+        backwards.read(["fury won"], [[]])
 
 
 def test_empty_text_is_refused(qagen):

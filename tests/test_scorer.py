@@ -250,8 +250,8 @@ def test_round_trip_keeps_the_pairs_that_the_model_answers_alike(scorer):
 def test_document_answers_are_what_the_model_answers_from_the_document(scorer):
     config = QualsConfig(document_answers=True)
     for document, result in zip(DOCUMENTS, QualsScorer(scorer.model, config).score(DOCUMENTS, SUMMARIES), strict=True):
-        (by_hand,) = scorer.model.answer([document], [[pair.question for pair in result.pairs]])
-        assert [pair.document_answer for pair in result.pairs] == by_hand
+        (by_hand,) = scorer.model.read([document], [result.selection.kept])
+        assert [pair.document_answer for pair in result.pairs] == [reading.answer for reading in by_hand]
 
 
 def test_long_document_is_read_where_it_speaks_of_the_summary():

@@ -166,7 +166,7 @@ def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
         pad_token_id,
     )
     # (batch, 1, prompt_columns + columns, prompt_columns + columns)
-    mask = mask_behind_prompts(prompt_mask, packed.visible.to(device), with_prompts=True)
+    mask = mask_behind_prompts(prompt_mask, packed.visible.to(device))
     if base.config.get_text_config()._attn_implementation == "eager":
         mask = additive_mask(mask, base.dtype)
     outputs = model(

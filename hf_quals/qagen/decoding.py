@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from transformers.cache_utils import StaticLayer
 from transformers.generation import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput, logits_process
 from transformers.generation.utils import ALL_CACHE_NAMES, is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
+from .branches import NO_BRANCH, WIDTH, Branches
+from .packing import round_up
+
 
 if TYPE_CHECKING:
     from transformers._typing import GenerativePreTrainedModel
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 # The value with which Transformers' beam search marks a score that is not to be chosen. The same value, rather than
 # infinity, is what makes one group equal to Transformers in every corner.
 _NOT_A_CANDIDATE = -1.0e9
-
-# The batch shrinks to multiples of this many rows: selecting rows copies the whole cache, and on CPUs every new number
-# of rows has its matrix products compiled anew and kept.
-_ROWS_MULTIPLE = 32
 
 # Processors that treat every row alike, whatever row it is, and do not write in place. All others (the user's, those
 # that count rows to find the text a beam belongs to) are shown `batch_size * num_beams` rows at every step, as beam
@@ -83,6 +82,8 @@ def diverse_beam_search(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    *,
+    branching: bool = False,
     **model_kwargs,
 ) -> DiverseBeamSearchDecoderOnlyOutput | DiverseBeamSearchEncoderDecoderOutput | torch.LongTensor:
     r"""
@@ -124,6 +125,10 @@ def diverse_beam_search(
             `use_cache`, and of `cache_implementation` `"dynamic"` and `"static"`), two fields count:
             `num_beam_groups` (`int`, *optional*, defaults to 1), which divides `num_beams`, and `diversity_penalty`
             (`float`, *optional*, defaults to 0.0), in nats, larger than 0 with more than one group.
+        branching (`bool`, *optional*, defaults to `False`):
+            Whether the beams of a text are computed as branches behind it, without copies of its cache: faster, with
+            the same result. For decoder-only models that compute packed rows as separate ones, and one beam a group;
+            a model's hidden states and attentions cannot be returned then.
         model_kwargs:
             Passed to the model's `forward`. Encoder–decoder models need `encoder_outputs`.
 
@@ -166,6 +171,8 @@ def diverse_beam_search(
     ```
     """
     _check_arguments(generation_config, model_kwargs)
+    if branching:
+        _check_branching(model, generation_config)
     num_beams = generation_config.num_beams
     num_beam_groups = generation_config.num_beam_groups or 1
 
@@ -174,7 +181,8 @@ def diverse_beam_search(
     final_at_end = generation_config.early_stopping != "never" or generation_config.length_penalty <= 0
     groups_class = _OneBeamGroups if num_beam_groups == num_beams and final_at_end else _BeamGroups
     groups = groups_class(input_ids, num_beam_groups, logits_processor, stopping_criteria, generation_config)
-    batch = _BeamBatch(model, generation_config, model_kwargs)
+    batch = (_BranchBatch if branching else _BeamBatch)(model, generation_config, model_kwargs)
+    groups.rows_multiple = batch.rows_multiple
     of_encoder = _encoder_states(generation_config, model_kwargs)
 
     # `generate` does not hand its `synced_gpus` to custom decoding functions, so its default is repeated here.
@@ -249,6 +257,22 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
         raise ValueError("`diverse_beam_search` supports text inputs only, got `mm_encoder_outputs`.")
 
 
+def _check_branching(model: GenerativePreTrainedModel, config: GenerationConfig):
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"`branching=True` is for decoder-only models, got {type(model).__name__}. Leave it out: an encoder's "
+            "states are shared anyway."
+        )
+    if config.num_beam_groups != config.num_beams:
+        raise ValueError(
+            "`branching=True` needs one beam a group, which continues itself alone, got "
+            f"num_beams={config.num_beams} and num_beam_groups={config.num_beam_groups}."
+        )
+    for name in ("output_hidden_states", "output_attentions"):
+        if getattr(config, name):
+            raise ValueError(f"`{name}=True` cannot be had with `branching=True`. Leave one of them out.")
+
+
 def _encoder_states(config: GenerationConfig, model_kwargs: dict[str, Any]) -> dict[str, Any]:
     """What of the encoder belongs to the output: of each text, not of each beam."""
     outputs = model_kwargs.get("encoder_outputs") or {}
@@ -270,6 +294,10 @@ class _BeamBatch:
         model_kwargs (`dict[str, Any]`):
             Inputs of the model, each text repeated `num_beams` times.
     """
+
+    # The batch shrinks to multiples of this many rows: selecting rows copies the whole cache, and on CPUs every new
+    # number of rows has its matrix products compiled anew and kept.
+    rows_multiple = 32
 
     def __init__(
         self, model: GenerativePreTrainedModel, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
@@ -357,6 +385,49 @@ class _BeamBatch:
         return names
 
 
+class _BranchBatch:
+    """
+    Beams as branches behind the prompt of their text: nothing is copied, whatever rows are selected. Arguments and
+    methods are those of `_BeamBatch`.
+    """
+
+    rows_multiple = 1
+    states: ClassVar[dict[str, tuple | None]] = {}
+
+    def __init__(
+        self, model: GenerativePreTrainedModel, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+    ):
+        self.model = model
+        self.num_beams = generation_config.num_beams
+        # None where nothing is padded.
+        self.attention_mask = model_kwargs.get("attention_mask")
+
+    def prefill(self, input_ids: torch.Tensor) -> torch.Tensor:
+        num_texts = len(input_ids) // self.num_beams
+        mask = torch.ones_like(input_ids) if self.attention_mask is None else self.attention_mask
+        self.branches = Branches(self.model, input_ids[:: self.num_beams], mask[:: self.num_beams])
+        # The text of each row of the batch, its beam, and the position of the token it reads next.
+        self.texts = torch.arange(num_texts, device=input_ids.device).repeat_interleave(self.num_beams)
+        self.beams = torch.arange(self.num_beams, device=input_ids.device).repeat(num_texts)
+        self.positions = self.branches.lengths[self.texts]
+        return self.branches.prompt_logits[self.texts, 0].float()
+
+    def step(self, input_ids: torch.Tensor) -> torch.Tensor:
+        # Rows are in the order of their texts: the column of each is its number among those of its text.
+        counts = torch.bincount(self.texts, minlength=len(self.branches.lengths))
+        columns = torch.arange(len(self.texts), device=input_ids.device) - (counts.cumsum(0) - counts)[self.texts]
+        shape = (len(counts), round_up(int(counts.max()), WIDTH))
+        tokens, positions, beams = (
+            values.new_full(shape, fill).index_put_((self.texts, columns), values)
+            for values, fill in ((input_ids[:, -1], 0), (self.positions, 0), (self.beams, NO_BRANCH))
+        )
+        self.positions = self.positions + 1
+        return self.branches.extend(tokens, positions, beams)[self.texts, columns].float()
+
+    def select(self, rows: torch.Tensor):
+        self.texts, self.beams, self.positions = self.texts[rows], self.beams[rows], self.positions[rows]
+
+
 def _map_layers(function: Callable[[torch.Tensor], torch.Tensor], layers: tuple | None) -> tuple | None:
     """Of each layer; some implementations tell nothing of some layers, or of none."""
     return layers and tuple(None if layer is None else function(layer) for layer in layers)
@@ -436,6 +507,7 @@ class _Groups:
         self.all_scores: tuple[torch.Tensor, ...] | None = () if in_full and config.output_scores else None
         self.all_logits: tuple[torch.Tensor, ...] | None = () if in_full and config.output_logits else None
         self.all_states: dict[str, tuple] = {}
+        self.rows_multiple = 1  # the batch's
 
     def record(self, states: dict[str, tuple | None]):
         """Keeps what the model computed before the next `advance`, for the output."""
@@ -543,7 +615,7 @@ class _OneBeamGroups(_Groups):
 
         still_running = self.running[self.rows]
         num_running = int(still_running.sum())
-        num_kept = -(-num_running // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+        num_kept = round_up(num_running, self.rows_multiple)
         if num_running == 0 or num_kept >= len(self.rows):
             return num_running == 0, None
         # all that run, filled up with some that have ended

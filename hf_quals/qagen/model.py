@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import DynamicCache, DynamicLayer, EncoderDecoderCache, GenerationConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import GenerationConfig
 from transformers.utils import logging
 
 from .decoding import diverse_beam_search
 from .loading import load
-from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations, round_up
 from .proof import evaluated, shareable_length
+from .reading import Asked, Read, pad, read_alone, read_behind_prompts, read_from_encoder
 from .template import EncodedText, QATemplate
 
 
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-_C = TypeVar("_C", Continuation, list[int])
-
-# The most tokens of pairs scored in one forward pass for a document: bounds the attention mask and the logits.
-_CHUNK_TOKENS = 512
 _ANSWER_TOKENS = 30
-# Widths are multiples of this: on CPUs every new shape has its matrix products compiled anew and kept in memory.
-_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,20 @@ class QAPair:
     def is_pair(self) -> bool:
         """Whether exactly a question, a separator and an answer were generated, and ended in time."""
         return bool(self.answer)
+
+
+class PairReading(NamedTuple):
+    """
+    What a text makes of a pair that was written about another one.
+
+    Args:
+        log_probs (`tuple[float, ...]`): log p(token | text, tokens before), one a token, end-of-sequence included.
+        answer (`str`, *optional*): What the model answers to the pair's question from the text, greedily; `None` if it
+            was not asked.
+    """
+
+    log_probs: tuple[float, ...]
+    answer: str | None
 
 
 class QAGenModel:
@@ -107,7 +115,8 @@ class QAGenModel:
             special["eos_token_id"] = tokenizer.eos_token_id
         if model.config.is_encoder_decoder and special["decoder_start_token_id"] is None:
             special["decoder_start_token_id"] = self._fallback_start(special["bos_token_id"])
-        self.model.generation_config = GenerationConfig(**special, pad_token_id=self._pad_token_id)
+        self.model.generation_config = GenerationConfig(**special, pad_token_id=self.pad_token_id)
+        self._shared_length: float = 0
         with evaluated(self.model):
             # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
             self._shared_length = shareable_length(self)
@@ -170,18 +179,18 @@ class QAGenModel:
         return self.model.device
 
     @property
-    def _pad_token_id(self) -> int:
+    def pad_token_id(self) -> int:
         # What stands in padding is masked everywhere, so any token will do for models that have none of their own.
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
 
     @property
-    def _eos_token_ids(self) -> list[int]:
+    def eos_token_ids(self) -> list[int]:
         eos = self.model.generation_config.eos_token_id
         return eos if isinstance(eos, list) else [eos]
 
     @property
-    def _decoder_start_token_id(self) -> int:
+    def decoder_start_token_id(self) -> int:
         return self.model.generation_config.decoder_start_token_id
 
     def _fallback_start(self, bos_token_id: int | None) -> int:
@@ -260,11 +269,15 @@ class QAGenModel:
         results: list[list[QAPair]] = [[] for _ in encoded]
         for rows in _batches([len(text.input_ids) for text in encoded], batch_size):
             input_ids = [encoded[row].input_ids for row in rows]
-            padded, attention_mask = self._pad(input_ids, left=not self.is_encoder_decoder)
+            padded, attention_mask = pad(
+                input_ids, self.pad_token_id, left=not self.is_encoder_decoder, device=self.device
+            )
+            longest = max(map(len, input_ids)) + max_new_tokens
+            branching = not self.is_encoder_decoder and num_beam_groups == num_beams and longest <= self._shared_length
             output = self.model.generate(
                 input_ids=padded,
                 attention_mask=attention_mask,
-                custom_generate=diverse_beam_search,
+                custom_generate=partial(diverse_beam_search, branching=branching),
                 num_beams=num_beams,
                 num_beam_groups=num_beam_groups,
                 num_return_sequences=num_beams,
@@ -303,20 +316,41 @@ class QAGenModel:
         Raises:
             `ValueError`: if there are not as many lists of pairs as documents.
         """
-        if len(documents) != len(pairs):
-            raise ValueError(f"Each document needs its list of pairs: got {len(documents)} and {len(pairs)}.")
-        encoded = self._encoded(documents)
-        results: list[list[tuple[float, ...]]] = [[() for _ in row] for row in pairs]
-        scored = [row for row in range(len(encoded)) if pairs[row]]
-        for batch in _batches([len(encoded[row].input_ids) for row in scored], batch_size):
-            rows = [scored[number] for number in batch]
-            contexts = [encoded[row].input_ids for row in rows]
-            targets = [[list(pair.token_ids) for pair in pairs[row]] for row in rows]
-            longest = max(len(context) + max(map(len, row)) for context, row in zip(contexts, targets, strict=True))
-            score = self._log_probs_sharing if longest <= self._shared_length else self._log_probs_alone
-            for row, values in zip(rows, score(contexts, targets), strict=True):
-                results[row] = values
-        return results
+        wanted = [[Asked(list(pair.token_ids)) for pair in row] for row in pairs]
+        return [[read.log_probs for read in row] for row in self._read_all(documents, wanted, "pairs", batch_size)]
+
+    @torch.inference_mode()
+    def read(
+        self,
+        documents: Sequence[str] | Sequence[EncodedText],
+        pairs: Sequence[Sequence[QAPair]],
+        *,
+        max_new_tokens: int = _ANSWER_TOKENS,
+        batch_size: int = 4,
+    ) -> list[list[PairReading]]:
+        """
+        What other texts make of pairs: the log-probabilities that [`~QAGenModel.log_probs`] gives and the answers that
+        [`~QAGenModel.answer`] gives to the pairs' questions, in little more time than the former alone: as far as a
+        text answers like the pair, the pass that scores the pair has read its answer.
+
+        Args:
+            documents (`Sequence[str]` or `Sequence[EncodedText]`): The texts to condition on.
+            pairs (`Sequence[Sequence[QAPair]]`): For each document the pairs, possibly none.
+            max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
+            batch_size (`int`, *optional*, defaults to 4): Documents computed together.
+
+        Returns:
+            `list[list[PairReading]]`: one reading a document and pair.
+
+        Raises:
+            `ValueError`: if the model writes the answer first, or there are not as many lists of pairs as documents.
+        """
+        self._check_asked()
+        wanted = [[Asked(list(pair.token_ids), pair.answer_start, max_new_tokens) for pair in row] for row in pairs]
+        return [
+            [PairReading(read.log_probs, self._decode_answer(read.answer)) for read in row]
+            for row in self._read_all(documents, wanted, "pairs", batch_size)
+        ]
 
     @torch.inference_mode()
     def answer(
@@ -344,252 +378,51 @@ class QAGenModel:
         Raises:
             `ValueError`: if the model writes the answer first, or there are not as many lists of questions as texts.
         """
+        self._check_asked()
+        wanted = []
+        for row in questions:
+            before = [self._before_answer(question) for question in row]
+            wanted.append([Asked(ids, len(ids), max_new_tokens) for ids in before])
+        return [
+            [self._decode_answer(read.answer) for read in row]
+            for row in self._read_all(texts, wanted, "questions", batch_size)
+        ]
+
+    def _check_asked(self) -> None:
         if not self.template.pair.endswith("{answer}"):
             raise ValueError(
                 f"A QAGen that writes {self.template.pair!r} cannot be asked: the question must stand before the "
                 "answer, and nothing behind it."
             )
-        if len(texts) != len(questions):
-            raise ValueError(f"Each text needs its list of questions: got {len(texts)} and {len(questions)}.")
-        encoded = self._encoded(texts)
-        results: list[list[str]] = [[] for _ in encoded]
-        asked = [row for row in range(len(encoded)) if questions[row]]
-        for batch in _batches([len(encoded[row].input_ids) for row in asked], batch_size):
-            rows = [asked[number] for number in batch]
-            contexts = [encoded[row].input_ids for row in rows]
-            prefixes = [[self._before_answer(question) for question in questions[row]] for row in rows]
-            answers = iter(self._answer(contexts, prefixes, max_new_tokens))
-            for row in rows:
-                results[row] = [self._decode_answer(next(answers)) for _ in questions[row]]
-        return results
 
     def _before_answer(self, question: str) -> list[int]:
         text = self.template.pair.removesuffix("{answer}").rstrip(" ").replace("{question}", question)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not self.is_encoder_decoder:
-            return ids
-        start = self._decoder_start_token_id
-        return [start, *self.template.special_tokens(self.tokenizer)[0], *ids]
+        return [*self.template.special_tokens(self.tokenizer)[0], *ids] if self.is_encoder_decoder else ids
 
     def _decode_answer(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
 
-    def _answer(
-        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
-    ) -> list[list[int]]:
-        if self.is_encoder_decoder:
-            return self._answer_from_encoder(contexts, prefixes, max_new_tokens)
-        # Columns and not tokens: padding stands between a text and its question.
-        columns = round_up(max(map(len, contexts)), _WIDTH) + max_new_tokens
-        columns += round_up(max(len(prefix) for part in prefixes for prefix in part), _WIDTH)
-        if columns <= self._shared_length:
-            return self._answer_behind_prompt(contexts, prefixes, max_new_tokens)
-        return [
-            self._continue(context + prefix, max_new_tokens)
-            for context, part in zip(contexts, prefixes, strict=True)
-            for prefix in part
-        ]
-
-    def _continue(self, ids: list[int], max_new_tokens: int) -> list[int]:
-        """Decoder-only: the most probable continuation of one row by itself."""
-        output = self.model.generate(
-            input_ids=torch.tensor([ids], device=self.device),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.device),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-        )
-        return self._until_end(output[0, len(ids) :].tolist())
-
-    def _until_end(self, ids: list[int]) -> list[int]:
-        end = next((number for number, token in enumerate(ids) if token in self._eos_token_ids), len(ids))
-        return ids[:end]
-
-    def _answer_behind_prompt(
-        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
-    ) -> list[list[int]]:
-        context_mask, cache = self._cache_prompts(contexts)
-        owners = torch.tensor([row for row, part in enumerate(prefixes) for _ in part], device=self.device)
-        cache.batch_select_indices(owners)
-        input_ids, mask = self._pad([prefix for part in prefixes for prefix in part], left=True)
-        attention_mask = torch.cat([context_mask[owners], mask], dim=1)
-        return self._greedy(input_ids, attention_mask, cache, max_new_tokens)
-
-    def _greedy(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache, max_new_tokens: int
-    ) -> list[list[int]]:
-        """
-        The most probable token again and again, until each row ends.
-
-        Not by `generate`: most answers are short, and there all rows are computed until the longest one ends.
-        """
-        ends = torch.tensor(self._eos_token_ids, device=self.device)
-        last = torch.tensor([-1], device=self.device)  # an index, see `_cache_prompts`
-        answers: list[list[int]] = [[] for _ in input_ids]
-        rows = torch.arange(len(input_ids), device=self.device)
-        running = torch.ones_like(rows, dtype=torch.bool)
-        for _ in range(max_new_tokens):
-            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-            logits = self.model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=positions,
-                past_key_values=cache,
-                logits_to_keep=last,
-            ).logits
-            tokens = logits[:, -1].argmax(-1)
-            running &= ~torch.isin(tokens, ends)
-            for row, token in zip(rows[running].tolist(), tokens[running].tolist(), strict=True):
-                answers[row].append(token)
-            if not running.any():
-                break
-            if 2 * running.sum() <= len(rows):
-                # By halves: to select rows copies the cache.
-                kept = running.nonzero().squeeze(-1)
-                cache.batch_select_indices(kept)
-                rows, running, tokens, attention_mask = rows[kept], running[kept], tokens[kept], attention_mask[kept]
-            input_ids = tokens[:, None]
-            attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
-        return answers
-
-    def _answer_from_encoder(
-        self, contexts: list[list[int]], prefixes: list[list[list[int]]], max_new_tokens: int
-    ) -> list[list[int]]:
-        input_ids, attention_mask = self._pad(contexts, left=False)
-        states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        asked = [(row, prefix) for row, part in enumerate(prefixes) for prefix in part]
-        answers: list[list[int]] = [[] for _ in asked]
-        # A decoder's input cannot be padded on the left: questions of one length go together.
-        for length in sorted({len(prefix) for _, prefix in asked}):
-            numbers = [number for number, (_, prefix) in enumerate(asked) if len(prefix) == length]
-            owners = torch.tensor([asked[number][0] for number in numbers], device=self.device)
-            output = self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states[owners]),
-                attention_mask=attention_mask[owners],
-                decoder_input_ids=torch.tensor([asked[number][1] for number in numbers], device=self.device),
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=max_new_tokens,
+    def _read_all(
+        self, texts: Sequence[str] | Sequence[EncodedText], asked: list[list[Asked]], what: str, batch_size: int
+    ) -> list[list[Read]]:
+        if len(texts) != len(asked):
+            raise ValueError(f"Each text needs its list of {what}: got {len(texts)} and {len(asked)}.")
+        encoded = self._encoded(texts)
+        results: list[list[Read]] = [[] for _ in encoded]
+        wanted = [row for row in range(len(encoded)) if asked[row]]
+        for batch in _batches([len(encoded[row].input_ids) for row in wanted], batch_size):
+            rows = [wanted[number] for number in batch]
+            contexts, of_rows = [encoded[row].input_ids for row in rows], [asked[row] for row in rows]
+            longest = max(
+                len(context) + len(one.ids) + one.max_new_tokens
+                for context, part in zip(contexts, of_rows, strict=True)
+                for one in part
             )
-            for number, ids in zip(numbers, output[:, length:].tolist(), strict=True):
-                answers[number] = self._until_end(ids)
-        return answers
-
-    def _log_probs_sharing(
-        self, contexts: list[list[int]], targets: list[list[list[int]]]
-    ) -> list[list[tuple[float, ...]]]:
-        if self.is_encoder_decoder:
-            return self._log_probs_from_encoder(contexts, targets)
-        return self._log_probs_behind_prompt(contexts, targets)
-
-    def _log_probs_alone(
-        self, contexts: list[list[int]], targets: list[list[list[int]]]
-    ) -> list[list[tuple[float, ...]]]:
-        """One pass a pair, without mask, positions or cache: what every architecture computes as it was trained."""
-        results: list[list[tuple[float, ...]]] = []
-        for context, row in zip(contexts, targets, strict=True):
-            results.append([])
-            for ids in row:
-                read = {"input_ids": context + ids[:-1]}
-                if self.is_encoder_decoder:
-                    read = {"input_ids": context, "decoder_input_ids": [self._decoder_start_token_id, *ids[:-1]]}
-                tensors = {name: torch.tensor([tokens], device=self.device) for name, tokens in read.items()}
-                logits = self.model(**tensors, use_cache=False).logits[:, -len(ids) :]
-                labels = torch.tensor([ids], device=self.device)
-                results[-1].append(tuple(_token_log_probs(logits, labels)[0].tolist()))
-        return results
-
-    def _log_probs_behind_prompt(
-        self, contexts: list[list[int]], targets: list[list[list[int]]]
-    ) -> list[list[tuple[float, ...]]]:
-        """
-        Decoder-only: the keys and values of the prompts are computed once; pairs follow in packed rows of several
-        segments, each of which sees its prompt and itself, at the positions it would have alone.
-        """
-        prefixes = [context[:-1] for context in contexts]
-        rows = [
-            [Continuation([context[-1], *ids], start=len(context) - 1) for ids in row]
-            for context, row in zip(contexts, targets, strict=True)
-        ]
-        prefix_mask, cache = self._cache_prompts(prefixes)
-        results: list[list[tuple[float, ...]]] = [[] for _ in contexts]
-        for chunk in _chunks(rows, _CHUNK_TOKENS):
-            packed = pack_continuations(chunk, self._pad_token_id, _WIDTH)
-            # (batch, 1, columns, prompt columns + columns)
-            mask = mask_behind_prompts(prefix_mask.cpu(), packed.visible, with_prompts=False)
-            logits = self.model(
-                input_ids=packed.input_ids.to(self.device),
-                attention_mask=additive_mask(mask, self.model.dtype).to(self.device),
-                position_ids=packed.position_ids.to(self.device),
-                past_key_values=cache,
-            ).logits
-            cache.crop(-packed.input_ids.shape[1])
-            log_probs = _token_log_probs(logits, packed.input_ids.roll(-1, dims=1).to(self.device)).tolist()
-            for b, spans in enumerate(packed.spans):
-                results[b] += [tuple(log_probs[b][span.start : span.stop - 1]) for span in spans]
-        return results
-
-    def _cache_prompts(self, prompts: list[list[int]]) -> tuple[torch.Tensor, DynamicCache]:
-        """Mask of the left-padded prompts, of shape `(prompts, columns)`, and their keys and values."""
-        input_ids, mask = self._pad(prompts, left=True)
-        # Without a configuration every layer keeps all it has seen, which `crop` relies on.
-        cache = DynamicCache()
-        if input_ids.shape[1]:
-            self.model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-                past_key_values=cache,
-                # An index and not a number: a slice is not contiguous, and its product copies the vocabulary's matrix.
-                logits_to_keep=torch.tensor([input_ids.shape[1] - 1], device=self.device),
-            )
-        return mask, cache
-
-    def _log_probs_from_encoder(
-        self, contexts: list[list[int]], targets: list[list[list[int]]]
-    ) -> list[list[tuple[float, ...]]]:
-        """
-        Encoder–decoder: encoder states and cross-attention keys and values are computed once a document; its pairs
-        share them by broadcasting.
-        """
-        input_ids, attention_mask = self._pad(contexts, left=False)
-        states = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        start = self._decoder_start_token_id
-        cross = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.model(
-            encoder_outputs=(states,),
-            attention_mask=attention_mask,
-            decoder_input_ids=torch.full((len(contexts), 1), start, device=self.device),
-            past_key_values=cross,
-        )
-        cached: list[Any] = cross.cross_attention_cache.layers
-        layers = [(layer.keys, layer.values) for layer in cached]
-        results: list[list[tuple[float, ...]]] = []
-        for b, (context, row) in enumerate(zip(contexts, targets, strict=True)):
-            length = len(context)
-            values: list[tuple[float, ...]] = []
-            for (chunk,) in _chunks([row], _CHUNK_TOKENS):
-                shared = DynamicCache()
-                for keys_and_values in layers:
-                    # Set and not updated, which would copy what is only to be seen by every pair.
-                    layer = DynamicLayer()
-                    layer.keys, layer.values = (
-                        tensor[b : b + 1, :, :length].expand(len(chunk), -1, -1, -1) for tensor in keys_and_values
-                    )
-                    layer.is_initialized = True
-                    shared.layers.append(layer)
-                labels, _ = self._pad(chunk, left=False)
-                decoder_input_ids = torch.cat([labels.new_full((len(chunk), 1), start), labels[:, :-1]], dim=1)
-                cache = EncoderDecoderCache(DynamicCache(), shared)
-                logits = self.model(
-                    # Only their shape is read: keys and values come from the cache.
-                    encoder_outputs=(states[b : b + 1, :length].expand(len(chunk), -1, -1),),
-                    decoder_input_ids=decoder_input_ids,
-                    past_key_values=cache,
-                ).logits
-                log_probs = _token_log_probs(logits, labels).tolist()
-                values += [tuple(log_probs[n][: len(ids)]) for n, ids in enumerate(chunk)]
-            results.append(values)
+            shared = read_from_encoder if self.is_encoder_decoder else read_behind_prompts
+            read = shared if longest <= self._shared_length else read_alone
+            for row, values in zip(rows, read(self, contexts, of_rows), strict=True):
+                results[row] = values
         return results
 
     def _encoded(self, texts: Sequence[str] | Sequence[EncodedText]) -> list[EncodedText]:
@@ -597,20 +430,9 @@ class QAGenModel:
         fresh = iter(self.encode(strings))
         return [next(fresh) if isinstance(text, str) else text for text in texts]
 
-    def _pad(self, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both of shape `(sequences, padded width)`."""
-        width = round_up(max(len(sequence) for sequence in sequences), _WIDTH)
-        padded = torch.full((len(sequences), width), self._pad_token_id)
-        mask = torch.zeros((len(sequences), width), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            columns = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-            padded[row, columns] = torch.tensor(sequence, dtype=torch.long)
-            mask[row, columns] = 1
-        return padded.to(self.device), mask.to(self.device)
-
     def _read(self, ids: list[int], log_probs: list[float]) -> QAPair:
         """One generated row, up to its end-of-sequence, as a pair."""
-        eos = set(self._eos_token_ids)
+        eos = set(self.eos_token_ids)
         end = next((i + 1 for i, token in enumerate(ids) if token in eos), len(ids))
         ids, log_probs = ids[:end], log_probs[:end]
         finished = ids[-1] in eos
@@ -635,34 +457,8 @@ class QAGenModel:
         return len(ids)
 
 
-def _token_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log p of `ids` of shape `(batch, length)` under `logits` of shape `(batch, length, vocabulary)`, in float32."""
-    chosen = logits.gather(-1, ids[..., None]).squeeze(-1).float()
-    return chosen - torch.stack([row.float().logsumexp(-1) for row in logits])
-
-
 def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, so that memory runs out at once or not at all."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
-
-
-def _chunks(rows: list[list[_C]], most_tokens: int) -> Iterator[list[list[_C]]]:
-    """Cuts rows of continuations into pieces of at most `most_tokens` tokens a row (or one that is longer)."""
-    positions = [0] * len(rows)
-    while any(position < len(row) for position, row in zip(positions, rows, strict=True)):
-        chunk = []
-        for b, row in enumerate(rows):
-            taken: list[_C] = []
-            while positions[b] < len(row) and (
-                not taken or sum(map(_length, taken)) + _length(row[positions[b]]) <= most_tokens
-            ):
-                taken.append(row[positions[b]])
-                positions[b] += 1
-            chunk.append(taken)
-        yield chunk
-
-
-def _length(continuation: Continuation | list[int]) -> int:
-    return len(continuation.tokens) if isinstance(continuation, Continuation) else len(continuation)

@@ -38,12 +38,14 @@ class PackedContinuations(NamedTuple):
         position_ids (`torch.LongTensor` of shape `(batch, columns)`): Their positions.
         visible (`torch.BoolTensor` of shape `(batch, columns, columns)`): Which column (last axis) each sees.
         spans (`list[list[slice]]`): The columns of each continuation of each row.
+        numbers (`torch.LongTensor` of shape `(batch, columns)`): The continuation of each column, -1 for padding.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     visible: torch.Tensor
     spans: list[list[slice]]
+    numbers: torch.Tensor
 
 
 def pack_continuations(
@@ -64,6 +66,7 @@ def pack_continuations(
     columns = round_up(max(sum(len(continuation.tokens) for continuation in row) for row in rows), multiple_of)
     input_ids = torch.full((len(rows), columns), pad_token_id)
     position_ids = torch.zeros((len(rows), columns), dtype=torch.long)
+    numbers = torch.full((len(rows), columns), -1)
     # Padding sees itself: a row of attention without a single key would be NaN.
     visible = torch.eye(columns, dtype=torch.bool).repeat(len(rows), 1, 1)
     spans: list[list[slice]] = []
@@ -75,6 +78,7 @@ def pack_continuations(
             span = slice(first, last)
             input_ids[b, span] = torch.tensor(continuation.tokens, dtype=torch.long)
             position_ids[b, span] = torch.arange(len(continuation.tokens)) + continuation.start
+            numbers[b, span] = len(of_row)
             visible[b, span, span] = torch.ones(last - first, last - first, dtype=torch.bool).tril()
             start, behind = continuation.start, continuation.behind
             while behind is not None:
@@ -84,31 +88,27 @@ def pack_continuations(
             of_row.append(span)
             first = last
         spans.append(of_row)
-    return PackedContinuations(input_ids, position_ids, visible, spans)
+    return PackedContinuations(input_ids, position_ids, visible, spans, numbers)
 
 
-def mask_behind_prompts(prompt_mask: torch.Tensor, visible: torch.Tensor, *, with_prompts: bool) -> torch.Tensor:
+def mask_behind_prompts(prompt_mask: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """
-    Who sees whom where continuations stand behind left-padded prompts.
+    Who sees whom where continuations stand behind left-padded prompts and are computed with them.
 
     Args:
         prompt_mask (`torch.Tensor` of shape `(batch, prompt_columns)`): 0 where a prompt is padded.
         visible (`torch.BoolTensor` of shape `(batch, columns, columns)`): Who sees whom among the continuations.
-        with_prompts (`bool`): Whether the prompts are computed in the same pass, or their keys and values are cached.
 
     Returns:
-        `torch.BoolTensor` of shape `(batch, 1, queries, prompt_columns + columns)`: `queries` are the columns of the
-        continuations, behind those of the prompts if these are computed too.
+        `torch.BoolTensor` of shape `(batch, 1, prompt_columns + columns, prompt_columns + columns)`.
     """
     batch, num_prompt = prompt_mask.shape
     is_token = prompt_mask.bool()
-    mask = torch.cat([is_token[:, None, :].expand(-1, visible.shape[1], -1), visible], dim=-1)
-    if with_prompts:
-        index = torch.arange(num_prompt, device=is_token.device)
-        causal = (is_token[:, None, :] & (index[:, None] >= index)) | (index[:, None] == index)
-        blind = torch.zeros(batch, num_prompt, visible.shape[2], dtype=torch.bool, device=is_token.device)
-        mask = torch.cat([torch.cat([causal, blind], dim=-1), mask], dim=1)
-    return mask[:, None]
+    index = torch.arange(num_prompt, device=is_token.device)
+    causal = (is_token[:, None, :] & (index[:, None] >= index)) | (index[:, None] == index)
+    blind = torch.zeros(batch, num_prompt, visible.shape[2], dtype=torch.bool, device=is_token.device)
+    behind = torch.cat([is_token[:, None, :].expand(-1, visible.shape[1], -1), visible], dim=-1)
+    return torch.cat([torch.cat([causal, blind], dim=-1), behind], dim=1)[:, None]
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

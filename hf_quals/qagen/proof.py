@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache
 from transformers.utils import logging
 
+from .branches import Branches
 from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations
+from .reading import Asked, Read, read_alone, read_from_encoder
 from .template import EncodedText
 
 
@@ -56,20 +57,21 @@ def shareable_length(qagen: QAGenModel) -> float:
             max_new_tokens=4,
         )
         # One of the two beams tells whether each keeps to its own past.
-        targets = [[list(pairs[-1].token_ids)] for pairs in generated]
-        alone = qagen._log_probs_alone(contexts, targets)
+        targets = [[Asked(list(pairs[-1].token_ids))] for pairs in generated]
+        alone = read_alone(qagen, contexts, targets)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever an architecture's code raises that was made for something else
         raise ValueError(f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}") from error
-    if not _agree(qagen, [[pairs[-1].log_probs] for pairs in generated], alone):
+    expected = _log_probs(alone)
+    if not _agree(qagen, [[pairs[-1].log_probs] for pairs in generated], expected):
         raise ValueError(
             f"{name} cannot be used as a QAGen: in a padded batch, token by token, it generates with other "
             "probabilities than it gives the same text in one pass. Models that see what follows, or that take "
             "padding for text, cannot be scored."
         )
     if qagen.is_encoder_decoder:
-        length = math.inf if _shares_encoder(qagen, contexts, targets, alone) else 0
+        length = math.inf if _shares_encoder(qagen, contexts, targets, expected) else 0
     else:
         length = packable_length(qagen.model, cached=True)
     if not length:
@@ -83,16 +85,20 @@ def shareable_length(qagen: QAGenModel) -> float:
 def _shares_encoder(
     qagen: QAGenModel,
     contexts: list[list[int]],
-    targets: list[list[list[int]]],
-    alone: list[list[tuple[float, ...]]],
+    targets: list[list[Asked]],
+    expected: list[list[tuple[float, ...]]],
 ) -> bool:
     try:
-        return _agree(qagen, qagen._log_probs_from_encoder(contexts, targets), alone)
+        return _agree(qagen, _log_probs(read_from_encoder(qagen, contexts, targets)), expected)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # as above
         logger.info(f"{type(qagen.model).__name__} does not share an encoder's states: {error!r}")
         return False
+
+
+def _log_probs(rows: list[list[Read]]) -> list[list[tuple[float, ...]]]:
+    return [[read.log_probs for read in row] for row in rows]
 
 
 def _agree(qagen: QAGenModel, values: list[list[tuple[float, ...]]], expected: list[list[tuple[float, ...]]]) -> bool:
@@ -169,33 +175,21 @@ def _last_logits(
     columns = max(map(len, prompts))
     prompt_ids = torch.tensor([[0] * (columns - len(prompt)) + prompt for prompt in prompts])
     prompt_mask = torch.tensor([[0] * (columns - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
     packed = pack_continuations([[Continuation(c, len(prompt)) for c in continuations] for prompt in prompts], 0)
-    mask = additive_mask(mask_behind_prompts(prompt_mask, packed.visible, with_prompts=not cached), model.dtype)
-    ids, packed_positions = packed.input_ids, packed.position_ids
-    cache = None
+    tensors = [prompt_ids, prompt_mask, packed.input_ids, packed.position_ids]
+    prompt_ids, prompt_mask, ids, packed_positions = (tensor.to(model.device) for tensor in tensors)
+    num_logits = len(continuations[-1])
     if cached:
-        cache = DynamicCache()
-        _run(model, prompt_ids, prompt_mask, positions, cache, num_logits=1)
-    else:
-        ids, packed_positions = torch.cat([prompt_ids, ids], dim=1), torch.cat([positions, packed_positions], dim=1)
-    return _run(model, ids, mask, packed_positions, cache, num_logits=len(continuations[-1]))
-
-
-def _run(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    positions: torch.Tensor,
-    cache: DynamicCache | None,
-    num_logits: int,
-) -> torch.Tensor:
+        # In two steps: the last continuation must not see the other in the cache either.
+        branches, numbers = Branches(model, prompt_ids, prompt_mask), packed.numbers.to(model.device)
+        for columns in (slice(0, -num_logits), slice(-num_logits, None)):
+            logits = branches.extend(ids[:, columns], packed_positions[:, columns], numbers[:, columns])
+        return logits
     return model(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        position_ids=positions.to(model.device),
-        past_key_values=cache,
-        use_cache=cache is not None,
+        input_ids=torch.cat([prompt_ids, ids], dim=1),
+        attention_mask=additive_mask(mask_behind_prompts(prompt_mask, packed.visible.to(model.device)), model.dtype),
+        position_ids=torch.cat([(prompt_mask.cumsum(-1) - 1).clamp(min=0), packed_positions], dim=1),
+        use_cache=False,
         logits_to_keep=num_logits,
     ).logits
 

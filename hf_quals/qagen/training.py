@@ -447,7 +447,7 @@ class DataCollatorForQAGen:
         for b, prompt in enumerate(prompts):
             prompt_ids[b, width - len(prompt) + 1 :] = torch.tensor(prompt[:-1], dtype=torch.long)
             prompt_mask[b, width - len(prompt) + 1 :] = 1
-        mask = mask_behind_prompts(prompt_mask, packed.visible, with_prompts=True)
+        mask = mask_behind_prompts(prompt_mask, packed.visible)
         positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
         columns, kept = width + labels.shape[1], labels.shape[1]
         return {

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..qagen.identity import identity_in_memory
-from ..qagen.model import QAGenModel, QAPair
+from ..qagen.model import PairReading, QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
 from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, as_reward, by_document, check_texts
@@ -340,21 +340,19 @@ class QualsScorer(Scorer):
         }
 
     def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
-        """Log-probabilities of the pairs wanted of each context, and what the context answers to their questions."""
+        """What each context makes of the pairs wanted of it."""
         pairs = [list(part.values()) for part in wanted.values()]
         encoded: list[EncodedText] = self.model.encode(
             list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
         )
-        log_probs = self.model.log_probs(encoded, pairs, batch_size=batch_size)
-        answers: list[dict[str, str]] = [{} for _ in pairs]
         if self.config.document_answers:
-            questions = [list(dict.fromkeys(pair.question for pair in part)) for part in pairs]
-            # Each question has its own copy of the context while it is answered.
-            greedy = self.model.answer(encoded, questions, batch_size=max(batch_size // 4, 1))
-            answers = [dict(zip(*row, strict=True)) for row in zip(questions, greedy, strict=True)]
+            readings = self.model.read(encoded, pairs, batch_size=batch_size)
+        else:
+            scored = self.model.log_probs(encoded, pairs, batch_size=batch_size)
+            readings = [[PairReading(log_probs, None) for log_probs in row] for row in scored]
         return {
-            context: _Read(dict(zip(part, row, strict=True)), answered, text.truncated)
-            for (context, part), row, answered, text in zip(wanted.items(), log_probs, answers, encoded, strict=True)
+            context: _Read(dict(zip(part, row, strict=True)), text.truncated)
+            for (context, part), row, text in zip(wanted.items(), readings, encoded, strict=True)
         }
 
     def _result(
@@ -366,10 +364,10 @@ class QualsScorer(Scorer):
                 answer=pair.answer,
                 tokens=tuple(str(self.model.tokenizer.decode([token])) for token in pair.token_ids),
                 summary_log_probs=pair.log_probs,
-                document_log_probs=read.log_probs[pair.token_ids],
+                document_log_probs=read.pairs[pair.token_ids].log_probs,
                 answer_start=pair.answer_start,
                 answer_span=_find(pair.answer, summary),
-                document_answer=read.answers.get(pair.question),
+                document_answer=read.pairs[pair.token_ids].answer,
             )
             for pair in asked.selection.kept
         )
@@ -394,10 +392,9 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Read:
-    """What a context gives: log-probabilities by a pair's tokens, answers by question, and whether it was cut."""
+    """What a context makes of each pair, by its tokens, and whether it was cut."""
 
-    log_probs: dict[tuple[int, ...], tuple[float, ...]]
-    answers: dict[str, str]
+    pairs: dict[tuple[int, ...], PairReading]
     truncated: bool
 
 
