@@ -116,17 +116,36 @@ class Branches:
             self._cache.crop(-self.columns)
             self._branches = self._branches[:, :0]
 
-    def write(self, starts: Sequence[Sequence[Start]], ends: set[int]) -> None:
+    def keep(self, rows: torch.Tensor) -> bool:
+        """
+        Lets go of all prompts but `rows`, of shape `(kept,)`, if these are half of them or fewer: it copies the cache.
+
+        Returns:
+            `bool`: whether it did, so that the rows now are those of `rows`, in their order.
+        """
+        if 2 * len(rows) > len(self.lengths):
+            return False
+        self._cache.batch_select_indices(rows)
+        self.prompt_mask, self.lengths, self._branches = (
+            tensor[rows] for tensor in (self.prompt_mask, self.lengths, self._branches)
+        )
+        return True
+
+    def write(self, starts: Sequence[Sequence[Start]], ends: set[int], *, let_go: bool) -> None:
         """
         The most probable token again and again, until each branch ends.
 
         Args:
             starts (`Sequence[Sequence[Start]]`): The branches of each row that go on; their `tokens` grow.
             ends (`set[int]`): The tokens that end a branch; they are not written.
+            let_go (`bool`): Whether prompts whose branches have ended are not needed any more ([`~Branches.keep`]).
         """
         # Of each branch its start, and the position of the token that is read next.
         running = [[(start, start.position) for start in row] for row in starts]
         while any(running):
+            unfinished = [b for b, row in enumerate(running) if row]
+            if let_go and self.keep(torch.tensor(unfinished, device=self.lengths.device)):
+                running = [running[b] for b in unfinished]
             width = round_up(max(map(len, running)), WIDTH)
             # Any token will do in padding, which nobody sees.
             columns = torch.tensor([[0, 0, NO_BRANCH]]).repeat(len(running), width, 1)

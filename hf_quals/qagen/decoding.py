@@ -426,6 +426,9 @@ class _BranchBatch:
 
     def select(self, rows: torch.Tensor):
         self.texts, self.beams, self.positions = self.texts[rows], self.beams[rows], self.positions[rows]
+        running, renumbered = self.texts.unique(return_inverse=True)
+        if self.branches.keep(running):
+            self.texts = renumbered
 
 
 def _map_layers(function: Callable[[torch.Tensor], torch.Tensor], layers: tuple | None) -> tuple | None:

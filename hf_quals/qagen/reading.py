@@ -92,7 +92,8 @@ def read_behind_prompts(qagen: QAGenModel, contexts: list[list[int]], asked: lis
     branches = Branches(qagen.model, *pad(prompts, qagen.pad_token_id, left=True, device=qagen.device))
     ends = set(qagen.eos_token_ids)
     results: list[list[Read]] = [[] for _ in contexts]
-    for chunk in _chunks(asked, _CHUNK_TOKENS):
+    chunks = list(_chunks(asked, _CHUNK_TOKENS))
+    for chunk in chunks:
         packed = pack_continuations(
             [
                 [Continuation([context[-1], *one.ids], start=len(context) - 1) for one in row]
@@ -115,7 +116,7 @@ def read_behind_prompts(qagen: QAGenModel, contexts: list[list[int]], asked: lis
                     position = len(contexts[b]) + (one.answer_start or 0) + len(answer) - 1
                     starts[b].append(Start(number, answer, position, one.max_new_tokens))
                 results[b].append(Read(tuple(log_probs[b][span.start : span.stop - 1]), answer))
-        branches.write(starts, ends)
+        branches.write(starts, ends, let_go=chunk is chunks[-1])
         branches.clear()
     return results
 
