@@ -18,21 +18,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from sizes import SHAPES, machine
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    BartConfig,
     HfArgumentParser,
-    LlamaConfig,
     PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
@@ -47,35 +45,13 @@ from hf_quals.files import markdown_table
 
 MLE, CONTRASTIVE, TWO_PASSES = KINDS = ("MLE", "contrastive", "two passes")
 
-# The shapes of facebook/bart-base and HuggingFaceTB/SmolLM2-135M.
-SHAPES = {
-    "BART-base": BartConfig(
-        d_model=768,
-        encoder_layers=6,
-        decoder_layers=6,
-        encoder_attention_heads=12,
-        decoder_attention_heads=12,
-        encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072,
-    ),
-    "SmolLM2-135M": LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-    ),
-}
-
 
 @dataclass
 class Arguments:
     """Which models, and how much of what."""
 
     models: list[str] = field(
-        default_factory=lambda: list(SHAPES),
+        default_factory=lambda: ["BART-base", "SmolLM2-135M"],
         metadata={"help": f"{', '.join(SHAPES)}, or models of the Hub or in folders, of which the config is taken."},
     )
     batch_size: int = field(default=2, metadata={"help": "Documents a step."})
@@ -207,11 +183,6 @@ def seconds_a_step(trainer: ContrastiveSeq2SeqTrainer) -> dict[str, float]:
     return {kind: median(watch.seconds[number :: len(KINDS)][1:]) for number, kind in enumerate(KINDS)}
 
 
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-
-
 def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     header = ("model", "weights", *(f"{kind}, s" for kind in KINDS), "contrastive / MLE", "two passes / contrastive")
@@ -224,7 +195,7 @@ def main():
             weights = f"LoRA, r={lora_r}" if lora_r else "all"
             table.append([name, weights, *(f"{seconds[kind]:.3f}" for kind in KINDS), *(f"{r:.2f}" for r in ratios)])
     print(
-        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32. {args.batch_size} "
+        f"{machine()}. {args.batch_size} "
         f"documents of {args.document_tokens} tokens a step, summaries of {args.summary_tokens}; median of "
         f"{args.repeats} steps.\n"
     )
