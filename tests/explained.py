@@ -1,6 +1,8 @@
 """Results written by hand, whose numbers a reader can check: a wrong name, a date that stands, a number in doubt."""
 
+import json
 import math
+import re
 
 from hf_quals import QualsConfig
 from hf_quals.quals.forms import VARIANTS, Calibration
@@ -36,3 +38,8 @@ def result(pairs=PAIRS, calibration=CALIBRATION, variant="answers", **values):
     config = QualsConfig(variant=variant, calibration=calibration, document_answers=True)
     values = {"document_truncated": False, "summary_truncated": False} | values
     return QualsResult(VARIANTS[variant](pairs), tuple(pairs), SELECTION, config=config, **values)
+
+
+def told(page):
+    """What a page is told."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])

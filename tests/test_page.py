@@ -1,12 +1,11 @@
 """The page that explains results: what it is told, and what a reader sees and does in a real browser."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
 
 import pytest
-from explained import ALL_OF_THEM, BOB, DOCUMENT, GUESTS, MAY, PAIRS, SUMMARY, result
+from explained import ALL_OF_THEM, BOB, DOCUMENT, GUESTS, MAY, PAIRS, SUMMARY, result, told
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
@@ -24,11 +23,6 @@ SENTENCES = [
     "Bob stayed at home.",
     "They had 30 guests, and Ann Lee paid for 12 of them.",
 ]
-
-
-def told(text):
-    """What a page is told."""
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
 @pytest.mark.parametrize(
