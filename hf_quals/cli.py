@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,10 @@ from .scorers import mean_score
 
 
 if TYPE_CHECKING:
-    from .quals.scorer import QualsScorer
+    from .quals.scorer import QualsResult, QualsScorer
+
+    # Documents, summaries, and what QUALS says of each.
+    Explained = tuple[list[str], list[str], list[QualsResult | None]]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
@@ -125,7 +128,7 @@ def score(
         if output is not None:
             raise _refusal("--output goes with INPUT; the scores of --document are printed.")
         _check_outputs({html: (".html",)}, overwrite=overwrite)
-        _explain(*_score_texts(load, _text(document), summary, batch_size), html)
+        _explain(_score_texts(load, _text(document), summary, batch_size), html)
         return
     if document is not None or summary:
         raise _refusal("Pass either INPUT or --document and --summary, not both.")
@@ -172,7 +175,7 @@ def score(
     if html is not None:
         with _refusing():
             scored = Source(str(output), document_column, summary_column)
-            _write_page(*read_scored(scored, find_config(model, adapter).but(**given)), html)
+            _write_page(read_scored(scored, find_config(model, adapter).but(**given)), html)
     print(
         f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
         f"{statistics.num_unscored} unscored, {statistics.num_true['quals_document_truncated']} documents and "
@@ -216,8 +219,6 @@ def explain(
 
     Prints what hf-quals score prints of texts; --html and --plot show it on a page and in a picture.
     """
-    if source is None and (document is None or not summary):
-        raise _refusal("Pass SCORED, or --document and at least one --summary.")
     if source is not None and (document is not None or summary):
         raise _refusal("Pass either SCORED or --document and --summary, not both.")
     if plot is not None and summary and len(summary) > 1:
@@ -226,7 +227,9 @@ def explain(
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise _refusal("--plot needs matplotlib. Run: pip install 'hf-quals[plot]'")
     if source is None:
-        _explain(*_score_texts(lambda: _load(model, variant=variant), _text(document), summary), html, plot)
+        if document is None or not summary:
+            raise _refusal("Pass SCORED, or --document and at least one --summary.")
+        _explain(_score_texts(lambda: _load(model, variant=variant), _text(document), summary), html, plot)
         return
     from .comparing.rows import Source
     from .comparing.score_file import read_scored
@@ -238,7 +241,7 @@ def explain(
         except ValueError as error:
             raise InputError(str(error)) from error
         explained = read_scored(Source(source, document_column, summary_column), config)
-    _explain(*explained, html, plot)
+    _explain(explained, html, plot)
 
 
 def _load(model: str | None, **options: Any) -> QualsScorer:
@@ -266,8 +269,9 @@ def _check_outputs(
             check_folder(path)
 
 
-def _score_texts(load, document: str, summaries: list[str], batch_size: int = 8):
-    """Documents, summaries and results."""
+def _score_texts(
+    load: Callable[[], QualsScorer], document: str, summaries: list[str], batch_size: int = 8
+) -> Explained:
     if not document.strip():
         raise _refusal("--document is empty.")
     _check_utf8("--document", document)
@@ -276,16 +280,16 @@ def _score_texts(load, document: str, summaries: list[str], batch_size: int = 8)
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
     documents = [document] * len(summaries)
-    return documents, summaries, load().score(documents, summaries, batch_size=batch_size)
+    return documents, summaries, [*load().score(documents, summaries, batch_size=batch_size)]
 
 
-def _explain(documents, summaries, results, html: Path | None = None, plot: Path | None = None) -> None:
+def _explain(explained: Explained, html: Path | None = None, plot: Path | None = None) -> None:
     """Prints why each summary has its score; writes the page and the picture."""
+    _, summaries, results = explained
     from .quals.explain import as_table, as_text, heading, what_it_says
 
-    if plot is not None and (len(results) > 1 or not (results[0] and results[0].pairs)):
-        what = f"{len(results)} summaries" if len(results) > 1 else f"none, whose score is {what_it_says(results[0])}"
-        raise _refusal(f"--plot draws the pairs of one summary, got {what}.")
+    if plot is not None and len(results) > 1:
+        raise _refusal(f"--plot draws the pairs of one summary, got {len(results)} summaries.")
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -298,19 +302,21 @@ def _explain(documents, summaries, results, html: Path | None = None, plot: Path
         print("\n\n".join(map(as_text, summaries, results)))
     with _refusing():
         if html is not None:
-            _write_page(documents, summaries, results, html)
+            _write_page(explained, html)
         if plot is not None:
             from .files import replacing
 
+            if results[0] is None or not results[0].pairs:
+                raise InputError(f"There is no picture {plot}: the score is {what_it_says(results[0])}.")
             with replacing(plot) as temporary:
                 results[0].plot().savefig(temporary, format=plot.suffix[1:].lower())
 
 
-def _write_page(documents, summaries, results, html: Path) -> None:
+def _write_page(explained: Explained, html: Path) -> None:
     from .files import write_atomically
     from .quals.page import page
 
-    write_atomically(html, page(documents, summaries, results))
+    write_atomically(html, page(*explained))
 
 
 def _distributed_state(device: str | None):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def page(
             + (f" and {len(names)} names." if names is not None else ".")
         )
     number_of = {text: number for number, text in enumerate(dict.fromkeys(filter(None, documents)))}
-    rows = zip(documents, summaries, results, names or [None] * len(results), strict=True)
+    rows = zip(documents, summaries, results, names or itertools.repeat(None, len(results)), strict=True)
     data = {
         "documents": list(number_of),
         "summaries": [
@@ -139,7 +140,7 @@ def _words(text: str) -> frozenset[str]:
 def _explained(document: str | None, result: QualsResult | None) -> dict[str, Any]:
     says = f"QUALS: {what_it_says(result)}."
     if result is None:
-        nothing = {"score": None, "probability": None, "verdict": "no pairs", "pairs": []}
+        nothing: dict[str, Any] = {"score": None, "probability": None, "verdict": "no pairs", "pairs": []}
         return nothing | {"says": [says], "calibrated": False, "ofAnswers": True, "threshold": _PAIR_THRESHOLD}
     calibration = result.config.calibration
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .explain import what_it_says, worst_first
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .scorer import QualsResult, ScoredPair
 
 # Blue and orange of Okabe and Ito, told apart with every colour vision; markers and lines differ, too.
-_SUMMARY = {"color": "#0072B2", "marker": "o", "linestyle": "-", "label": "given the summary"}
-_DOCUMENT = {"color": "#D55E00", "marker": "s", "linestyle": "--", "label": "given the document"}
+_SUMMARY: dict[str, Any] = {"color": "#0072B2", "marker": "o", "linestyle": "-", "label": "given the summary"}
+_DOCUMENT: dict[str, Any] = {"color": "#D55E00", "marker": "s", "linestyle": "--", "label": "given the document"}
 _WIDTH_OF_TOKEN, _HEIGHT = 0.42, 3.6  # inches
 
 
