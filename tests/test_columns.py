@@ -66,6 +66,16 @@ def test_row_of_a_result():
     }
 
 
+def test_a_result_comes_back_from_its_values_and_only_from_its_own():
+    for result in (RESULT, UNSCORED):
+        assert QualsResult.from_dict(result.to_dict(), result.config).to_dict() == result.to_dict()
+    calibrated = QualsConfig(calibration=Calibration(1, 0))
+    with pytest.raises(ValueError, match=r"The score is -1.5, but the configuration makes -2.5 of the pairs"):
+        QualsResult.from_dict(RESULT.to_dict(), QualsConfig(variant="worst_pair"))
+    with pytest.raises(ValueError, match=r"The probability is None, but the configuration makes 0\.18"):
+        QualsResult.from_dict(RESULT.to_dict(), calibrated)
+
+
 @pytest.mark.parametrize("with_pairs", [True, False])
 def test_rows_fit_their_schema(with_pairs):
     schema = score_schema(with_pairs)

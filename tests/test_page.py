@@ -217,7 +217,7 @@ class TestInABrowser:
 
     def test_pairs_are_sorted_and_chosen_in_the_table(self, opened):
         shown = opened(page([DOCUMENT], [SUMMARY], [result()]))
-        assert shown.texts("#pairs td:nth-child(6)") == ["79 %", "45 %", "10 %", "< 1 %"]
+        assert shown.texts("#pairs td:nth-child(6)") == ["79 %", "45 %", "10 %", "0 %"]
         shown.sort("Question")
         questions = sorted(pair.question for pair in PAIRS)
         assert [text.split("\n")[0] for text in shown.texts("#pairs td:first-child")] == questions
