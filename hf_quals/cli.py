@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,10 @@ from .scorers import mean_score
 
 
 if TYPE_CHECKING:
-    from .quals.scorer import QualsScorer
+    from .quals.scorer import QualsResult, QualsScorer
+
+    # Documents, summaries, and what QUALS says of each.
+    Explained = tuple[list[str], list[str], list[QualsResult | None]]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
@@ -34,11 +38,12 @@ Split = Annotated[str, typer.Option(help="The split of a dataset.")]
 JudgesModel = Annotated[str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")]
 FactccModel = Annotated[str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")]
+Html = Annotated[Path | None, typer.Option(help="Where a page goes that shows why each summary is doubted, .html.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output and begin anew.")]
 
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(
-    r"`(document_column|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+    r"`(document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
 )
 
 
@@ -73,7 +78,10 @@ def score(
     document_column: DocumentColumn = "document",
     summary_column: SummaryColumn = "summary",
     split: Split = "train",
-    pairs: Annotated[bool, typer.Option(help="Add a column with the kept pairs and their token scores.")] = False,
+    pairs: Annotated[
+        bool, typer.Option(help="Add a column with the kept pairs and their token scores, as --html does.")
+    ] = False,
+    html: Html = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     model: Annotated[
@@ -112,22 +120,15 @@ def score(
     }
 
     def load() -> QualsScorer:
-        from .quals.scorer import QualsScorer
-
-        try:
-            return QualsScorer.from_pretrained(model, adapter=adapter, device=device, dtype=dtype, **method)
-        except (OSError, ValueError) as error:
-            raise _refusal(str(error)) from error
-        except Exception as error:  # of a damaged file, libraries raise what they like
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise _refusal(f"{model or 'The default model'} cannot be loaded: {what}") from error
+        return _load(model, adapter=adapter, device=device, dtype=dtype, **method)
 
     if source is None:
         if document is None or not summary:
             raise _refusal("Pass INPUT and --output, or --document and at least one --summary.")
         if output is not None:
             raise _refusal("--output goes with INPUT; the scores of --document are printed.")
-        _score_texts(load, _text(document), summary, batch_size)
+        _check_outputs({html: (".html",)}, overwrite=overwrite)
+        _explain(_score_texts(load, _text(document), summary, batch_size), html)
         return
     if document is not None or summary:
         raise _refusal("Pass either INPUT or --document and --summary, not both.")
@@ -137,13 +138,15 @@ def score(
         raise _refusal("Pass either --resume or --overwrite, not both.")
 
     from .comparing.rows import Source
-    from .comparing.score_file import score_file
+    from .comparing.score_file import read_scored, score_file
     from .quals.config import find_config
+
+    _check_outputs({html: (".html",)}, [source, output], overwrite=overwrite)
+    given = {name: value for name, value in method.items() if value is not None}
 
     def settings() -> dict[str, Any]:
         from .qagen.identity import weights_identity
 
-        given = {name: value for name, value in method.items() if value is not None}
         try:
             config = find_config(model, adapter).to_dict() | given
             return {"weights": weights_identity(model, adapter), "dtype": dtype, **config}
@@ -157,7 +160,7 @@ def score(
             Source(source, document_column, summary_column, split),
             output,
             settings=settings,
-            with_pairs=pairs,
+            with_pairs=pairs or html is not None,
             resume=resume,
             overwrite=overwrite,
             batch_size=batch_size,
@@ -169,6 +172,10 @@ def score(
         state.destroy_process_group()
         if not state.is_main_process:
             return
+    if html is not None:
+        with _refusing():
+            scored = Source(str(output), document_column, summary_column)
+            _write_page(read_scored(scored, find_config(model, adapter).but(**given)), html)
     print(
         f"{output}: {statistics.num_rows} summaries, mean QUALS {statistics.mean:.4f}, "
         f"{statistics.num_unscored} unscored, {statistics.num_true['quals_document_truncated']} documents and "
@@ -178,7 +185,93 @@ def score(
     )
 
 
-def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> None:
+@app.command()
+def explain(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SCORED]", help="What score --pairs has written, .jsonl or .parquet; nothing is scored again."
+        ),
+    ] = None,
+    document: Annotated[
+        str | None, typer.Option(help="Instead of SCORED: one document, or @FILE that holds it.")
+    ] = None,
+    summary: Annotated[
+        list[str] | None, typer.Option(help="A summary of --document; may be given several times.")
+    ] = None,
+    html: Html = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Where a picture of the pairs' tokens goes, of one summary, .png or .svg.")
+    ] = None,
+    document_column: DocumentColumn = "document",
+    summary_column: SummaryColumn = "summary",
+    model: Annotated[
+        str | None, typer.Option(help="The QAGen that scores, or that has scored SCORED. Left out: the default model.")
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help=f"How pairs become, or became, a score: {', '.join(VARIANTS)}. Left out: the model's."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """
+    Show why summaries are doubted: scored now (--document, --summary), or what score has kept (SCORED).
+
+    Prints what hf-quals score prints of texts; --html and --plot show it on a page and in a picture.
+    """
+    if source is not None and (document is not None or summary):
+        raise _refusal("Pass either SCORED or --document and --summary, not both.")
+    if plot is not None and summary and len(summary) > 1:
+        raise _refusal(f"--plot draws the pairs of one summary, got {len(summary)}.")
+    _check_outputs({html: (".html",), plot: (".png", ".svg")}, [source], overwrite=overwrite)
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise _refusal("--plot needs matplotlib. Run: pip install 'hf-quals[plot]'")
+    if source is None:
+        if document is None or not summary:
+            raise _refusal("Pass SCORED, or --document and at least one --summary.")
+        _explain(_score_texts(lambda: _load(model, variant=variant), _text(document), summary), html, plot)
+        return
+    from .comparing.rows import Source
+    from .comparing.score_file import read_scored
+    from .quals.config import find_config
+
+    with _refusing():
+        try:
+            config = find_config(model).but(**({} if variant is None else {"variant": variant}))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        explained = read_scored(Source(source, document_column, summary_column), config)
+    _explain(explained, html, plot)
+
+
+def _load(model: str | None, **options: Any) -> QualsScorer:
+    from .quals.scorer import QualsScorer
+
+    try:
+        return QualsScorer.from_pretrained(model, **options)
+    except (OSError, ValueError) as error:
+        raise _refusal(str(error)) from error
+    except Exception as error:  # of a damaged file, libraries raise what they like
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise _refusal(f"{model or 'The default model'} cannot be loaded: {what}") from error
+
+
+def _check_outputs(
+    suffixes: dict[Path | None, tuple[str, ...]], inputs: Sequence[str | Path | None] = (), *, overwrite: bool
+) -> None:
+    """Refuses what is written when all is scored, before anything is; `None` is what nobody asked for."""
+    from .comparing.reports import check_folder, check_outputs, check_suffix
+
+    with _refusing():
+        for path in filter(None, suffixes):
+            check_suffix(path, suffixes[path])
+            check_outputs([path], [Path(given) for given in inputs if given is not None], overwrite=overwrite)
+            check_folder(path)
+
+
+def _score_texts(
+    load: Callable[[], QualsScorer], document: str, summaries: list[str], batch_size: int = 8
+) -> Explained:
     if not document.strip():
         raise _refusal("--document is empty.")
     _check_utf8("--document", document)
@@ -186,19 +279,44 @@ def _score_texts(load, document: str, summaries: list[str], batch_size: int) -> 
         _check_utf8(f"--summary number {number}", summary)
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
-    from .quals.explain import as_table, as_text, heading
+    documents = [document] * len(summaries)
+    return documents, summaries, [*load().score(documents, summaries, batch_size=batch_size)]
 
-    results = load().score([document] * len(summaries), summaries, batch_size=batch_size)
-    if not sys.stdout.isatty():
+
+def _explain(explained: Explained, html: Path | None = None, plot: Path | None = None) -> None:
+    """Prints why each summary has its score; writes the page and the picture."""
+    _, summaries, results = explained
+    from .quals.explain import as_table, as_text, heading, what_it_says
+
+    if plot is not None and len(results) > 1:
+        raise _refusal(f"--plot draws the pairs of one summary, got {len(results)} summaries.")
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        for summary, result in zip(summaries, results, strict=True):
+            print(heading(summary, result))
+            if result is not None and result.pairs:
+                Console().print(as_table(result))
+            print()
+    else:
         print("\n\n".join(map(as_text, summaries, results)))
-        return
-    from rich.console import Console
+    with _refusing():
+        if html is not None:
+            _write_page(explained, html)
+        if plot is not None:
+            from .files import replacing
 
-    for summary, result in zip(summaries, results, strict=True):
-        print(heading(summary, result))
-        if result.pairs:
-            Console().print(as_table(result))
-        print()
+            if results[0] is None or not results[0].pairs:
+                raise InputError(f"There is no picture {plot}: the score is {what_it_says(results[0])}.")
+            with replacing(plot) as temporary:
+                results[0].plot().savefig(temporary, format=plot.suffix[1:].lower())
+
+
+def _write_page(explained: Explained, html: Path) -> None:
+    from .files import write_atomically
+    from .quals.page import page
+
+    write_atomically(html, page(*explained))
 
 
 def _distributed_state(device: str | None):
@@ -266,6 +384,9 @@ def evaluate(
     ] = None,
     model: JudgesModel = None,
     factcc_model: FactccModel = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Where a page goes that shows why QUALS doubts each summary, .html.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the scores in OUTPUT.scores.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -285,6 +406,7 @@ def evaluate(
     from .judges.registry import default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _check_outputs({html: (".html",)}, [*files, output], overwrite=overwrite)
     with _refusing("With --output, go on with the same command and --resume."), contextlib.ExitStack() as stack:
         columns = summary_column.split(",")
         if len(files) > 1 and len(columns) > 1:
@@ -303,7 +425,7 @@ def evaluate(
             [name.strip() for name in judges.split(",")] if judges is not None else default_judges(with_references)
         )
         chosen = make_judges(wanted, model=model, factcc_model=factcc_model)
-        table = compare_systems(comparisons, systems, chosen, folder, resume=resume)
+        table = compare_systems(comparisons, systems, chosen, folder, html=html, resume=resume)
         if output is not None:
             write_table(table, output)
     print(table.to_markdown(), end="")

@@ -34,7 +34,9 @@ class Scorer(Protocol):
     """
     Scores summaries.
 
-    Subclass it, or write any class with these members; a subclass needs no more than `name` and `score`.
+    Subclass it, or write any class with these members; a subclass needs no more than `name` and `score`. A scorer that
+    can explain its results may also have `page(documents, summaries, results)`, which returns an HTML page;
+    [`QualsCallback`] writes it beside its tables.
 
     Attributes:
         name (`str`): What the score is called: an evaluation's metric is `eval_{name}`.

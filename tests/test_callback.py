@@ -10,6 +10,7 @@ import torch
 from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_qagen, tiny_tokenizer
 from contrastive_world import NUM_ROWS, PLAIN_DESCENT, callback, rows, trainer, without_dropout
 from datasets import Dataset
+from explained import told
 from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
@@ -302,6 +303,7 @@ def test_any_scorer_chooses_and_gives_its_name_to_metrics_and_columns(tmp_path):
     assert metrics["eval_brevity"] == sum(row["brevity"] for row in table) / 4
     assert [row["brevity"] for row in table] == [-len(row["candidate"]) for row in table]
     assert metrics["eval_brevity_unscored"] == 0.0
+    assert not list((tmp_path / "_quals").glob("*.html"))  # Brevity has no page
 
 
 def test_rouge_chooses_candidates_by_their_reference(tmp_path):
@@ -411,10 +413,22 @@ def test_a_model_that_writes_nothing_has_no_score(tmp_path):
     assert metrics["eval_quals_unscored"] == 1.0
     table = [json.loads(line) for line in (tmp_path / "_quals" / "eval-0.jsonl").read_text().splitlines()]
     assert [(row["candidate"], row["quals"]) for row in table] == [("", None)] * 4
+    shown = told((tmp_path / "_quals" / "eval-0.html").read_text())["summaries"]
+    assert [row["says"] for row in shown] == [["QUALS: none: the summary is blank."]] * 4
 
 
 def shown(folder, name):
     return [json.loads(line) for line in (folder / "_quals" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_page_beside_the_table_shows_its_summaries_and_scores(tmp_path):
+    trainer("bart", tmp_path, callbacks=[callback()], eval_dataset=rows("bart", 4)).evaluate()
+    page = told((tmp_path / "_quals" / "eval-0.html").read_text())
+    table = shown(tmp_path, "eval-0")
+    assert [(row["summary"], row["score"]) for row in page["summaries"]] == [
+        (row["candidate"], row["quals"]) for row in table
+    ]
+    assert [page["documents"][row["document"]] for row in page["summaries"]] == [row["document"] for row in table]
 
 
 @pytest.mark.parametrize("gen_kwargs", [{}, {"max_length": 7, "num_beams": 2}, {"repetition_penalty": 9.0}])

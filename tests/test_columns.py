@@ -14,7 +14,7 @@ from hf_quals.quals.scorer import QualsResult, ScoredPair
 
 # Mean log p of the summary -1.0 and -0.5, of the document -1.5 and -3.0: pairs of -0.5 and -2.5.
 PAIRS = (
-    ScoredPair("who?", "ann", ("who?", "ann"), (-1.5, -0.5), (-2.0, -1.0), 1),
+    ScoredPair("who?", "ann", ("who?", "ann"), (-1.5, -0.5), (-2.0, -1.0), 1, (0, 3)),
     ScoredPair("when?", "may", ("when?", "may"), (-0.25, -0.75), (-1.0, -5.0), 1),
 )
 COUNTS = {"num_generated": 60, "num_unparsable": 20, "num_not_in_summary": 30, "num_duplicate": 8, "num_surplus": 0}
@@ -45,6 +45,7 @@ def test_row_of_a_result():
                 "summary_log_probs": [-1.5, -0.5],
                 "document_log_probs": [-2.0, -1.0],
                 "answer_start": 1,
+                "answer_span": [0, 3],
             },
             {
                 "question": "when?",
@@ -59,9 +60,20 @@ def test_row_of_a_result():
                 "summary_log_probs": [-0.25, -0.75],
                 "document_log_probs": [-1.0, -5.0],
                 "answer_start": 1,
+                "answer_span": None,
             },
         ],
     }
+
+
+def test_a_result_comes_back_from_its_values_and_only_from_its_own():
+    for result in (RESULT, UNSCORED):
+        assert QualsResult.from_dict(result.to_dict(), result.config).to_dict() == result.to_dict()
+    calibrated = QualsConfig(calibration=Calibration(1, 0))
+    with pytest.raises(ValueError, match=r"The score is -1.5, but the configuration makes -2.5 of the pairs"):
+        QualsResult.from_dict(RESULT.to_dict(), QualsConfig(variant="worst_pair"))
+    with pytest.raises(ValueError, match=r"The probability is None, but the configuration makes 0\.18"):
+        QualsResult.from_dict(RESULT.to_dict(), calibrated)
 
 
 @pytest.mark.parametrize("with_pairs", [True, False])

@@ -187,8 +187,10 @@ def test_an_evaluations_metrics_are_the_mean_and_the_share_without_a_score(world
     table = [{"rule": 1.0}, {"rule": None}, {"rule": 4.0}, {"rule": 4.0}]
     assert table_metrics(table, "rule", "eval") == {"eval_rule": 3.0, "eval_rule_unscored": 0.25}
     sampler, documents = world
-    written = evaluate_sample(sampler, Brevity(), documents, QualsCallbackConfig(num_eval_samples=5), max_new_tokens=6)
+    config = QualsCallbackConfig(num_eval_samples=5)
+    written, results = evaluate_sample(sampler, Brevity(), documents, config, max_new_tokens=6)
     assert len(written) == 5
+    assert results is None  # Brevity has no page
     assert all(row["brevity"] == (-len(row["candidate"]) if row["candidate"] else None) for row in written)
     assert all(list(row) == ["document", "reference", "candidate", "brevity"] for row in written)
     json.dumps(written, allow_nan=False)

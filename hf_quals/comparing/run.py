@@ -11,13 +11,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..errors import InputError
-from ..files import locked, nan_to_none
+from ..files import locked, nan_to_none, write_atomically
 from ..judges.registry import Judge
 from ..scorers import Scorer, score_written
 from .partial import RowScores
@@ -28,6 +29,7 @@ from .table import Cell, ScoreTable, make_cells
 
 
 _DOCUMENTS_AT_ONCE = 8
+_EXPLAINED = "quals"  # the judge whose results a page explains
 
 
 def compare_systems(
@@ -36,6 +38,7 @@ def compare_systems(
     judges: Sequence[Judge],
     folder: Path | None = None,
     *,
+    html: Path | None = None,
     resume: bool = False,
 ) -> ScoreTable:
     """
@@ -47,12 +50,15 @@ def compare_systems(
         judges (`Sequence[Judge]`): Who scores, from [`~hf_quals.judges.registry.make_judges`], or any scorer as
             `Judge.of(scorer)`.
         folder (`Path`, *optional*): Where scores are kept, in a `.jsonl` file a judge.
+        html (`Path`, *optional*): Where the page goes that explains what QUALS says of each summary.
         resume (`bool`, *optional*, defaults to `False`): Whether to go on from scores in `folder`.
 
     Raises:
         [`InputError`]: if a judge needs references and there are none, or scores to go on from are of other texts or
-            settings.
+            settings; or for `html` without the judge QUALS.
     """
+    if html is not None and _EXPLAINED not in (judge.name for judge in judges):
+        raise InputError(f"`html` explains the judge {_EXPLAINED}. Name it among the judges, or leave it out.")
     for judge in judges:
         if judge.reads_references and comparisons[0].reference is None:
             raise InputError(f"{judge.name} needs references, and there are none. Give some, or leave it out.")
@@ -70,6 +76,8 @@ def compare_systems(
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             cells += [Cell(column, system, error=reason) for column in judge.columns for system in systems]
             continue
+        if html is not None and judge.name == _EXPLAINED:
+            write_atomically(html, _page(comparisons, systems, rows, judge.settings))
         truncated[judge.name] = sum(sum(row["truncated"]) for row in rows)
         for column in judge.columns:
             cells += make_cells(column, systems, np.array([row[column] for row in rows], dtype=float))
@@ -145,6 +153,22 @@ def kept_scores(judge: Judge, comparisons: Sequence[Comparison], folder: Path, *
     return scores
 
 
+def _page(comparisons: Sequence[Comparison], systems: Sequence[str], rows: Sequence[Row], settings: Row) -> str:
+    from ..quals.config import QualsConfig
+    from ..quals.page import page
+    from ..quals.scorer import QualsResult
+
+    if any("results" not in row for row in rows):
+        raise InputError("The scores to go on from were kept without pairs. Pass `overwrite=True` to begin anew.")
+    config = QualsConfig.from_dict({name.name: settings[name.name] for name in fields(QualsConfig)})
+    results = [
+        None if values is None else QualsResult.from_dict(values, config) for row in rows for values in row["results"]
+    ]
+    documents = [comparison.document for comparison in comparisons for _ in systems]
+    summaries = [summary for comparison in comparisons for summary in comparison.summaries]
+    return page(documents, summaries, results, names=list(systems) * len(comparisons) if len(systems) > 1 else None)
+
+
 def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None) -> list[Row]:
     """
     Lets a judge score what is not scored yet, all documents that `kept` has no scores of. It is loaded only if there
@@ -152,7 +176,7 @@ def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores 
 
     Returns:
         `list[dict]`: a row for every document, scored now or before: its `places`, under each column's name the scores
-        of the systems, and for which of them a text was `truncated`.
+        of the systems, for which of them a text was `truncated`, and of QUALS the `results`.
     """
     from tqdm import tqdm
 
@@ -195,6 +219,8 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> l
         for column in judge.columns:
             if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
                 raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
+        if judge.name == _EXPLAINED:
+            row["results"] = [None if result is None else result.to_dict() for result in of_systems]
         row["truncated"] = [
             getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)
             for result in of_systems

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import lock_path, locked
-from ..quals.columns import Statistics, score_row, score_schema
+from ..quals.columns import COLUMNS, Statistics, score_row, score_schema
 from ..scorers import score_written
 from .partial import PartialScores, partial_path
 from .reports import check_folder, check_suffix
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from accelerate import PartialState
 
-    from ..quals.scorer import QualsScorer
+    from ..quals.config import QualsConfig
+    from ..quals.scorer import QualsResult, QualsScorer
 
 _BATCHES_AT_ONCE = 4
 
@@ -126,6 +127,41 @@ def score_file(
             seconds = time.perf_counter() - started
         statistics = _on_main(state, lambda: partial.finish(source, checked, schema))
     return replace(statistics, num_new=num_missing, seconds=seconds)
+
+
+def read_scored(source: Source, config: QualsConfig) -> tuple[list[str], list[str], list[QualsResult | None]]:
+    """
+    Documents, summaries and results of a file that [`score_file`] wrote with `with_pairs`; `None` for a blank summary.
+
+    Args:
+        source ([`Source`]): The scored file.
+        config ([`QualsConfig`]): How it was scored.
+
+    Raises:
+        [`InputError`]: for a row without texts or pairs, or that was scored in another way.
+    """
+    from ..quals.scorer import QualsResult
+
+    check_suffix(Path(source.path), (".jsonl", ".parquet"))
+    documents, summaries, results = [], [], []
+    for place, row in source.rows():
+        source.check_texts(place, row)
+        if row.get("quals_pairs") is None:
+            raise InputError(f"{place}: no column 'quals_pairs', which `hf-quals score --pairs` writes.")
+        document, summary = source.texts(row)
+        try:
+            values = {value: row[column] for column, value in COLUMNS.items()}
+            result = QualsResult.from_dict(values, config) if summary.strip() else None
+        except ValueError as error:
+            raise InputError(f"{place}: {error} Name the model and the variant that it was scored with.") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{place}: the columns of QUALS are not as they were written: {error!r}.") from error
+        documents.append(document)
+        summaries.append(summary)
+        results.append(result)
+    if not results:
+        raise InputError(f"{source.path}: no rows.")
+    return documents, summaries, results
 
 
 def _begin(partial: PartialScores, resume: bool, overwrite: bool) -> None:

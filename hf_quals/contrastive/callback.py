@@ -17,7 +17,7 @@ from ..scorers import Scorer
 from .checks import check_arguments, check_batches, check_weights, try_step
 from .config import QualsCallbackConfig
 from .data import ContrastiveDataset
-from .evaluation import evaluate_sample, sample_rows, table_metrics, write_table
+from .evaluation import evaluate_sample, sample_rows, table_metrics, write_page, write_table
 from .preferences import preferences
 from .refresh import STATE_NAME, KeptRefresh, RefreshState, refresh
 from .rows import TextRows
@@ -43,8 +43,9 @@ class QualsCallback(TrainerCallback):
     their number; before it, a step is tried on a row or two. At evaluations, and before training if there will be any,
     it summarizes a fixed sample, adds `eval_quals` and `eval_quals_unscored` to the metrics, and shows document,
     reference, candidate and score of each in `output_dir/_quals/eval-STEP.jsonl` and, where `report_to` names them, in
-    ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases. Another scorer gives metrics and
-    columns its own name.
+    ClearML, Comet, DagsHub, MLflow, TensorBoard, Trackio and Weights & Biases. Beside the file lies a page,
+    `eval-STEP.html`, that shows why each is doubted. Another scorer gives metrics and columns its own name, and a page
+    if it has one.
 
     Processes share the work; candidates depend on `args.seed`, the epoch and the document, not on batches or their
     number. State is saved in every checkpoint: a run that was killed at any moment and is resumed ends with the same
@@ -87,7 +88,8 @@ class QualsCallback(TrainerCallback):
         self._attached: Seq2SeqTrainer | None = None
         self._checkpoint: str | None = None
         self._data_digest = ""
-        self._tables: dict[str, list[dict[str, Any]]] = {}
+        # Of each set the rows, and the results behind them if the scorer can explain them.
+        self._tables: dict[str, tuple[list[dict[str, Any]], list[Any] | None]] = {}
 
     def preference_dataset(self) -> Dataset:
         """
@@ -175,7 +177,7 @@ class QualsCallback(TrainerCallback):
         """
         if not self.config.num_eval_samples:
             return {}
-        table = evaluate_sample(
+        table, results = evaluate_sample(
             self._sampler,
             self.scorer,
             self._rows(dataset, metric_key_prefix),
@@ -184,7 +186,7 @@ class QualsCallback(TrainerCallback):
             generated=generated,
             **gen_kwargs,
         )
-        self._tables[metric_key_prefix] = table
+        self._tables[metric_key_prefix] = table, results
         return table_metrics(table, self.scorer.name, metric_key_prefix)
 
     def save_state(self, checkpoint: Path) -> None:
@@ -235,9 +237,11 @@ class QualsCallback(TrainerCallback):
         tables, self._tables = self._tables, {}
         if not state.is_world_process_zero:
             return {}
-        for name, table in tables.items():
+        for name, (table, results) in tables.items():
             write_table(table, self._folder / f"{name}-{state.global_step}.jsonl")
-        return tables
+            if results is not None:
+                write_page(self.scorer, table, results, self._folder / f"{name}-{state.global_step}.html")
+        return {name: table for name, (table, _) in tables.items()}
 
     # ---- The trainer's parts ----
 

@@ -16,7 +16,7 @@ from ..scorers import Scorer, mean_score
 from .config import QualsCallbackConfig
 from .rows import TextRows
 from .sampling import CandidateSampler
-from .scoring import none_to_nan, score_summaries
+from .scoring import as_scores, none_to_nan, score_results
 
 
 def sample_rows(size: int, num_samples: int, seed: int) -> list[int]:
@@ -33,7 +33,7 @@ def evaluate_sample(
     seed: int = 42,
     generated: Sequence[list[int]] | None = None,
     **gen_kwargs: Any,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """
     Scores summaries of a sample that `seed` fixes; processes share the work, and all get the whole result.
 
@@ -43,9 +43,12 @@ def evaluate_sample(
     Returns:
         `list[dict]`: columns `document`, `reference`, `candidate` and the score by the scorer's name, `None` where a
         summary has none.
+        `list[ScorerResult | None]`, *optional*: of a scorer that has a page, the result of each, `None` where the
+        summary is blank.
     """
     sample = sample_rows(len(rows), config.num_eval_samples, seed)
-    table: dict[int, dict[str, Any]] = {}
+    table: dict[int, tuple[dict[str, Any], Any]] = {}
+    explains = hasattr(scorer, "page")  # the results of other scorers need not be such as processes can exchange
     with sampler.accelerator.split_between_processes(sample, apply_padding=True) as own_rows:
         for first in range(0, len(own_rows), config.batch_size):
             batch = own_rows[first : first + config.batch_size]
@@ -56,12 +59,16 @@ def evaluate_sample(
                 written = [generated[row] for row in batch]
             texts = [sampler.decode(token_ids) for token_ids in written]
             to_score = [(row.document, text, row.reference) for row, text in zip(of_batch, texts, strict=True)]
-            scores = nan_to_none(score_summaries(scorer, to_score, config.batch_size))
-            for index, (document, text, reference), score in zip(batch, to_score, scores, strict=True):
-                table[index] = {"document": document, "reference": reference, "candidate": text, scorer.name: score}
+            results = score_results(scorer, to_score, config.batch_size)
+            scores = nan_to_none(as_scores(scorer, to_score, results))
+            for index, scored, score in zip(batch, to_score, scores, strict=True):
+                document, text, reference = scored
+                row = {"document": document, "reference": reference, "candidate": text, scorer.name: score}
+                table[index] = row, results.get(scored) if explains else None
     # Rows of the padding come twice, with equal results.
     of_all = dict(gather_object(list(table.items())))
-    return [of_all[row] for row in sample]
+    rows_of_all = [of_all[row][0] for row in sample]
+    return rows_of_all, [of_all[row][1] for row in sample] if explains else None
 
 
 def table_metrics(table: list[dict[str, Any]], name: str, prefix: str) -> dict[str, float]:
@@ -69,6 +76,12 @@ def table_metrics(table: list[dict[str, Any]], name: str, prefix: str) -> dict[s
     scores = none_to_nan(row[name] for row in table)
     unscored = sum(map(math.isnan, scores)) / len(table)
     return {f"{prefix}_{name}": mean_score(scores), f"{prefix}_{name}_unscored": unscored}
+
+
+def write_page(scorer: Any, table: list[dict[str, Any]], results: list[Any], path: Path) -> None:
+    """Writes the page that explains the results of a table."""
+    page = scorer.page([row["document"] for row in table], [row["candidate"] for row in table], results)
+    write_atomically(path, page)
 
 
 def write_table(table: list[dict[str, Any]], path: Path) -> None:

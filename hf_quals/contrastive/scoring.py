@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,20 +35,33 @@ def score_summaries(scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_
     Raises:
         `ValueError`: if a score is no number.
     """
+    return as_scores(scorer, rows, score_results(scorer, rows, batch_size))
+
+
+def score_results(
+    scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_size: int
+) -> dict[tuple[str, str, str], Any]:
+    """The result of each distinct row whose summary is not blank."""
     distinct = list(dict.fromkeys(row for row in rows if row[1].strip()))
     if not distinct:
-        return [math.nan] * len(rows)
+        return {}
     documents, summaries, references = map(list, zip(*distinct, strict=True))
     results = scorer.score(
         documents, summaries, references=references if scorer.reads_references else None, batch_size=batch_size
     )
     if len(results) != len(distinct):
         raise ValueError(f"The scorer {scorer.name!r} gave {len(results)} results for {len(distinct)} summaries.")
-    scores = [_as_float(scorer, result) for result in results]
-    if num_infinite := sum(map(math.isinf, scores)):
+    return dict(zip(distinct, results, strict=True))
+
+
+def as_scores(
+    scorer: Scorer, rows: Sequence[tuple[str, str, str]], results: Mapping[tuple[str, str, str], Any]
+) -> list[float]:
+    """The score of each row, as [`score_summaries`] gives them, of what [`score_results`] gives."""
+    scores = {row: _as_float(scorer, result) for row, result in results.items()}
+    if num_infinite := sum(map(math.isinf, scores.values())):
         logger.warning(f"{num_infinite} of {len(scores)} scores of {scorer.name!r} are infinite and count as none.")
-    score_of = {row: score for row, score in zip(distinct, scores, strict=True) if math.isfinite(score)}
-    return [score_of.get(row, math.nan) for row in rows]
+    return [score if math.isfinite(score := scores.get(row, math.nan)) else math.nan for row in rows]
 
 
 def _as_float(scorer: Scorer, result: Any) -> float:

@@ -34,6 +34,7 @@ PAIR = pa.struct(
         "summary_log_probs": _NUMBERS,
         "document_log_probs": _NUMBERS,
         "answer_start": pa.int64(),
+        "answer_span": pa.list_(pa.int64()),
     }
 )
 """The values of a [`ScoredPair`], by the names of its attributes."""
@@ -97,6 +98,8 @@ def plain_values(item: Any, wanted: Iterable[pa.Field] = RESULT) -> dict[str, An
 
 
 def _plain(value: Any, arrow_type: pa.DataType) -> Any:
+    if value is None:
+        return None
     if isinstance(arrow_type, pa.ListType):
         return [_plain(element, arrow_type.value_type) for element in value]
     if isinstance(arrow_type, pa.StructType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,12 @@ class QualsConfig:
         write_atomically(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QualsConfig:
+        """What `to_dict` made."""
+        calibration = values.get("calibration")
+        return cls(**{**values, "calibration": None if calibration is None else Calibration(**calibration)})
+
+    @classmethod
     def from_file(cls, path: str | os.PathLike) -> QualsConfig:
         """
         Reads a `quals_config.json`.
@@ -121,10 +128,7 @@ class QualsConfig:
             [`InputError`]: if the file is not a JSON object of fields of [`QualsConfig`].
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            if values.get("calibration") is not None:
-                values["calibration"] = Calibration(**values["calibration"])
-            return cls(**values)
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (TypeError, AttributeError, ValueError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise InputError(f"{path} is no configuration of QUALS: {error}. Its fields are {known}.") from error

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 _BLAME = " <- to blame"
 
 
-def as_text(summary: str, result: QualsResult) -> str:
+def as_text(summary: str, result: QualsResult | None) -> str:
     """The score of a summary, its pairs with what the document makes of them, and the pair to blame."""
     lines = [heading(summary, result)]
-    if result.pairs:
+    if result is not None and result.pairs:
         names = _columns(result)
         lines += ["", "  mean log p given the" if result.config.variant not in OF_ANSWERS else "  p(answer) given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
@@ -45,25 +45,50 @@ def as_table(result: QualsResult) -> Table:
     return table
 
 
-def heading(summary: str, result: QualsResult) -> str:
+def heading(summary: str, result: QualsResult | None) -> str:
     """The summary, its score and what it says or why there is none, and what the model did not see."""
-    lines = [f"Summary: {summary}", f"QUALS:   {result.score:.3f} from {result.num_pairs} pairs"]
+    return "\n".join([f"Summary: {summary}", f"QUALS:   {what_it_says(result)}", *not_seen(result)])
+
+
+def what_it_says(result: QualsResult | None) -> str:
+    """The score and what it says, or why there is none; `None` is the result of a blank summary."""
+    if result is None:
+        return "none: the summary is blank"
     if not result.pairs:
         counts = result.selection
-        lines[1] = (
-            f"QUALS:   none: of {counts.num_generated} generated sequences {counts.num_unparsable} are no pair, "
+        if not counts.num_generated:  # of a scored file, which does not hold them
+            return "none: no pair was kept"
+        return (
+            f"none: of {counts.num_generated} generated sequences {counts.num_unparsable} are no pair, "
             f"{counts.num_not_in_summary} have an answer that is not in the summary"
             + (f", {counts.num_ill_formed} an ill-formed question" if counts.num_ill_formed else "")
             + (f", {counts.num_not_returned} an answer that does not come back" if counts.num_not_returned else "")
         )
-    elif result.probability is not None:
-        lines[1] += f": {result.verdict} (people would call it consistent with probability {result.probability:.2f})"
+    says = f"{result.score:.3f} from {result.num_pairs} pairs"
+    if result.probability is not None:
+        says += f": {result.verdict} (people would call it consistent with probability {result.probability:.2f})"
         if result.pair_to_blame is None:
-            lines[1] += "; nothing stands out"
-    for name, truncated in (("document", result.document_truncated), ("summary", result.summary_truncated)):
-        if truncated:
-            lines.append(f"The {name} was cut to the model's context; what it says behind that was not seen.")
-    return "\n".join(lines)
+            says += "; nothing stands out"
+    return says
+
+
+def not_seen(result: QualsResult | None) -> list[str]:
+    """A sentence for each text whose end the model did not see."""
+    if result is None:
+        return []
+    texts = {"document": result.document_truncated, "summary": result.summary_truncated}
+    return [
+        f"The {name} was cut to the model's context; what it says behind that was not seen."
+        for name, truncated in texts.items()
+        if truncated
+    ]
+
+
+def worst_first(result: QualsResult) -> list[ScoredPair]:
+    """The pairs, [`QualsResult.worst_pair`] first."""
+    if result.config.variant in OF_ANSWERS:
+        return sorted(result.pairs, key=lambda pair: -pair.lost_probability)
+    return sorted(result.pairs, key=lambda pair: pair.score)
 
 
 _CAPTIONS = {

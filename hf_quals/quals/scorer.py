@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..files import nan_to_none
 from ..qagen.identity import identity_in_memory
 from ..qagen.model import PairReading, QAGenModel, QAPair
 from ..qagen.normal_form import NormalText, normalize
@@ -22,6 +23,10 @@ from .config import QualsConfig, find_config
 from .forms import OF_ANSWERS, VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ class ScoredPair:
         """The probability that the document takes away, `p(answer | question, summary) * (1 - support)`."""
         return math.exp(self.summary_answer_log_prob) * (1 - self.support)
 
+    def __repr__(self) -> str:
+        return f"ScoredPair({self.question!r}, {self.answer!r}, score={self.score:.3f}, support={self.support:.3f})"
+
 
 @dataclass(frozen=True)
 class QualsResult:
@@ -157,9 +165,71 @@ class QualsResult:
             return worst
         return worst if worst.lost_probability > calibration.pair_threshold else None
 
+    def plot(self, pair: ScoredPair | None = None) -> Figure:
+        """
+        The paper's picture (https://huggingface.co/papers/2105.04623): the tokens of a pair, and how probable each is
+        given the summary (blue) and given the document (orange), the answer's in grey, the pair's score above.
+
+        Args:
+            pair (`ScoredPair`, *optional*): The pair to draw; all, the worst first, if left out.
+
+        Returns:
+            `matplotlib.figure.Figure`: to show, or to save with its `savefig("pairs.svg")`.
+
+        Raises:
+            `ValueError`: if there is no pair to draw.
+            `ImportError`: if matplotlib is not installed.
+        """
+        from .plot import plot
+
+        return plot(self, pair)
+
+    def __repr__(self) -> str:
+        verdict = f", {self.verdict}" if self.verdict else ""
+        return f"QualsResult(score={self.score:.3f}{verdict}, pairs={self.num_pairs}, blame={self.pair_to_blame})"
+
+    def _repr_html_(self) -> str:
+        # The texts are not the result's; `page` shows it with them.
+        from .page import iframe, page
+
+        return iframe(page([None], [None], [self]))
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types; a score that is NaN becomes `None`."""
         return plain_values(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], config: QualsConfig) -> QualsResult:
+        """
+        The result that `to_dict` made JSON of, without what JSON leaves out: the `passages`, and the pairs as they
+        were generated.
+
+        Args:
+            values (`Mapping[str, Any]`): What `to_dict` returned; counts may be left out.
+            config (`QualsConfig`): How the score was computed.
+
+        Raises:
+            `ValueError`: if the score or its probability is not what the configuration makes of the pairs.
+            `KeyError`: if a value is missing.
+        """
+        pairs = tuple(
+            ScoredPair(**{part.name: _frozen(pair[part.name]) for part in fields(ScoredPair)})
+            for pair in values["pairs"]
+        )
+        counts = {count.name: values.get(count.name, 0) for count in fields(PairSelection) if count.name != "kept"}
+        result = cls(
+            score=VARIANTS[config.variant](pairs),
+            pairs=pairs,
+            selection=PairSelection(kept=(), **counts),
+            document_truncated=values["document_truncated"],
+            summary_truncated=values["summary_truncated"],
+            config=config,
+        )
+        for name in ("score", "probability"):
+            given, computed = values[name], nan_to_none(getattr(result, name))
+            if (given is None) != (computed is None) or (given is not None and not math.isclose(given, computed)):
+                raise ValueError(f"The {name} is {given}, but the configuration makes {computed} of the pairs.")
+        return result
 
 
 @dataclass
@@ -298,6 +368,13 @@ class QualsScorer(Scorer):
         """The score as a reward function of TRL's trainers: see [`~hf_quals.as_reward`]."""
         return as_reward(self, document_column, batch_size=batch_size)
 
+    @staticmethod
+    def page(documents: Sequence[str], summaries: Sequence[str], results: Sequence[QualsResult | None]) -> str:
+        """Results on an HTML page: see [`~hf_quals.quals.page.page`]."""
+        from .page import page
+
+        return page(documents, summaries, results)
+
     def _normal(self, text: str) -> NormalText:
         # A text of nothing but invisible characters has no normal form.
         normal = normalize(text) if self.config.normal_form else None
@@ -400,6 +477,10 @@ class _Read:
 
 def _join(text: str, spans: Sequence[tuple[int, int]]) -> str:
     return " ".join(text[start:end] for start, end in spans)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _find(answer: str, text: NormalText) -> tuple[int, int] | None:
