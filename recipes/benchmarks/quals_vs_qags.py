@@ -4,8 +4,8 @@ How much faster than QAGS is QUALS?
 Both score the same documents and summaries in one run. At the published sizes (BART-large writes pairs for QUALS and
 questions for QAGS, BERT-large reads for QAGS) weights are random and the lengths of what is written fixed, which does
 not change the time; QAGS writes for 10 answers with 10 beams, asks all questions of the summary and 20 of the
-document, which its reader sees in windows of 384 tokens. With the default model in all roles, real texts are scored. Prints one
-table.
+document, which its reader sees in windows of 384 tokens. With the default model in all roles, real texts are scored.
+Prints one table.
 
     python recipes/benchmarks/quals_vs_qags.py --rows rows.jsonl
 
