@@ -29,7 +29,7 @@ def picture(height: int, title: str, *parts: str) -> str:
     """An SVG on paper of its own, so that it can be read on any page."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-size="19">\n'
-        f'<title>{escape(title)}</title>\n<style>{STYLE}</style>\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n"
         f'<rect class="paper" width="{WIDTH}" height="{height}" rx="18"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -85,27 +85,29 @@ def quals() -> str:
     )
     parts = [
         box(36, 24, 18, 18, "summary", 4),
-        text(62, 40, "probability given the summary", font_size=18),
-        box(334, 24, 18, 18, "document", 4),
-        text(360, 40, "given the document", font_size=18),
+        text(62, 40, "p given the summary", font_size=18),
+        box(300, 24, 18, 18, "document", 4),
+        text(326, 40, "p given the document", font_size=18),
     ]
     for top, (tokens, given_summary, given_document), verdict, kind in (
-        (62, supported, "supported", "good"),
-        (262, doubted, "doubtful", "document"),
+        (60, supported, "supported", "good"),
+        (222, doubted, "doubtful", "document"),
     ):
-        parts += [box(30, top, 580, 184), text(596, top + 32, verdict, kind, "end", font_weight=600)]
-        base, step = top + 138, 88
+        parts += [box(30, top, 580, 150), text(596, top + 32, verdict, kind, "end", font_weight=600)]
+        base, step = top + 92, 88
         parts.append(f'<path class="axis" d="M48,{base} H592"/>')
         for number, token in enumerate(tokens):
             x, last = 92 + number * step, number == len(tokens) - 1
             for offset, share, color in ((-23, given_summary, "summary"), (1, given_document, "document")):
-                height = 92 * share[number]
+                height = 74 * share[number]
                 parts.append(box(x + offset, base - height, 22, height, color, 3))
-            parts.append(text(x, base + 26, token, "ink" if last else "muted", "middle", font_weight=600 if last else 400))
+            parts.append(
+                text(x, base + 26, token, "ink" if last else "muted", "middle", font_weight=600 if last else 400)
+            )
             if last:
-                parts.append(text(x, base + 43, "answer", "muted", "middle", font_size=14))
+                parts.append(text(x, base + 46, "answer", "muted", "middle", font_size=14))
     return picture(
-        470, "Two pairs, token by token: the answer Lewis is as probable given the document, Joshua is not", *parts
+        392, "Two pairs, token by token: the answer Lewis is as probable given the document, Joshua is not", *parts
     )
 
 
@@ -123,11 +125,11 @@ def conseq() -> str:
         text(318, 356, "and references", "muted", "middle", font_size=17),
         arrow("M215,322 H130 Q110,322 110,302 V290", 110, 284, 180),
         box(20, 198, 180, 82),
-        text(110, 231, "S−  worst samples", "document", "middle", font_weight=600),
-        text(110, 258, "avoid", "muted", "middle", font_size=17),
+        text(110, 231, "S−  avoid", "document", "middle", font_weight=700),
+        text(110, 258, "worst samples", "muted", "middle", font_size=17),
         box(20, 104, 180, 82),
-        text(110, 137, "S+  best references", "good", "middle", font_weight=600, font_size=18),
-        text(110, 164, "imitate", "muted", "middle", font_size=17),
+        text(110, 137, "S+  imitate", "good", "middle", font_weight=700),
+        text(110, 164, "best references", "muted", "middle", font_size=17),
         arrow("M110,104 V71 Q110,51 130,51 H212", 218, 51, -90),
         text(320, 150, "train", "muted", "middle", font_size=17),
         text(320, 176, "every epoch anew", "ink", "middle", font_weight=600),

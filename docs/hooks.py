@@ -14,7 +14,7 @@ DRAWING = re.compile(r"<!-- drawn by: .*?<!-- end of the drawing -->", re.DOTALL
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links out of docs/ lead to the repository, where GitHub also draws the imports; a link to nothing is a warning."""
+    """Links out of docs/ lead to the repository, where GitHub draws the imports; a link to nothing is a warning."""
     repository = f"{config.extra['repository']}/blob/main"
 
     def link(match):
