@@ -21,18 +21,23 @@ def on_page_markdown(markdown, page, config, files):
         path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page.file.src_uri), match["path"]))
         if not (ROOT / path).exists():
             logger.warning(f"{page.file.src_uri}: there is no {path}")
-        return f"]({repository}/{path}{match['anchor']})"
+        return f"]({repository}/{path}{match['anchor'] or ''})"
 
     markdown = re.sub(r"\]\((?P<path>(?:\.\./)+[^)#]*)(?P<anchor>#[^)]*)?\)", link, markdown)
     return DRAWING.sub(f"[The drawing]({repository}/docs/{page.file.src_uri}#imports), as GitHub shows it.", markdown)
 
 
 def on_page_content(html, page, config, files):
-    """Names that docstrings put in brackets, as Transformers' do, lead to their entries of the reference."""
+    """Docstrings of Transformers' kind: names in brackets lead to their entries, types are shown without Markdown."""
+
+    def kind(match):
+        # The default stands behind it, taken from the signature.
+        return f"<code>{re.sub(r', defaults to .*|[`*]', '', match['type'])}</code>"
 
     def reference(match):
         name = match["name"].removeprefix("hf_quals.")
         shown = f"<code>{name.split('.')[-1]}</code>"
         return f'<a href="#hf_quals.{name}">{shown}</a>' if name.split(".")[0] in hf_quals.__all__ else shown
 
+    html = re.sub(r"<code>(?P<type>[^<]*`[^<]*)</code>", kind, html)
     return re.sub(r"\[<code>~?(?P<name>[\w.]+)</code>\](?!\()", reference, html)

@@ -1,5 +1,6 @@
 """The documentation runs: every block of its pages that is not marked, on tiny random models for the large ones."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -147,6 +148,42 @@ def test_blocks_run_one_behind_the_other(page, names):
 
 def follows(block: Block, behind: Block) -> bool:
     return behind.line == block.line + block.code.count("\n") + 3
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pictures_are_what_their_script_draws():
+    drawings = script("draw_pictures")
+    assert {path.name for path in drawings.FOLDER.glob("*.svg")} == drawings.PICTURES.keys()
+    for name, draw in drawings.PICTURES.items():
+        drawn = (drawings.FOLDER / name).read_text(encoding="utf-8")
+        assert draw() == drawn, "Run: python docs/draw_pictures.py"
+
+
+def test_on_the_site_links_out_of_the_docs_lead_to_the_repository(caplog):
+    hooks = script("hooks")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+    config = SimpleNamespace(extra={"repository": "https://example.org/r"})
+    text = "[a](../recipes/README.md#what-is-measured) [b](cli.md) [c](../README.md)"
+    assert hooks.on_page_markdown(text, page, config, []) == (
+        "[a](https://example.org/r/blob/main/recipes/README.md#what-is-measured) [b](cli.md) "
+        "[c](https://example.org/r/blob/main/README.md)"
+    )
+    assert not caplog.messages
+    hooks.on_page_markdown("[a](../recipes/no_such_file.py)", page, config, [])
+    assert caplog.messages == ["page.md: there is no recipes/no_such_file.py"]
+
+
+def test_types_and_names_of_docstrings_are_shown_as_transformers_shows_them():
+    html = "<code>`int`, *optional*, defaults to 8</code> [<code>~hf_quals.QualsScorer.score</code>] [<code>x</code>]"
+    assert script("hooks").on_page_content(html, None, None, []) == (
+        '<code>int, optional</code> <a href="#hf_quals.QualsScorer.score"><code>score</code></a> <code>x</code>'
+    )
 
 
 def test_a_block_that_fails_fails_the_test(tmp_path):
