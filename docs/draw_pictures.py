@@ -93,11 +93,11 @@ def quals() -> str:
         (60, supported, "supported", "good"),
         (222, doubted, "doubtful", "document"),
     ):
-        parts += [box(30, top, 580, 150), text(44, top + 80, verdict, kind, font_weight=600)]
+        parts += [box(30, top, 580, 150), text(42, top + 80, verdict, kind, font_weight=600, font_size=18)]
         base, step = top + 92, 76
         parts.append(f'<path class="axis" d="M150,{base} H594"/>')
         for number, token in enumerate(tokens):
-            x, last = 180 + number * step, number == len(tokens) - 1
+            x, last = 184 + number * step, number == len(tokens) - 1
             for offset, share, color in ((-23, given_summary, "summary"), (1, given_document, "document")):
                 height = 74 * share[number]
                 parts.append(box(x + offset, base - height, 22, height, color, 3))

@@ -39,5 +39,5 @@ def on_page_content(html, page, config, files):
         shown = f"<code>{name.split('.')[-1]}</code>"
         return f'<a href="#hf_quals.{name}">{shown}</a>' if name.split(".")[0] in hf_quals.__all__ else shown
 
-    html = re.sub(r"<code>(?P<type>[^<]*`[^<]*)</code>", kind, html)
+    html = re.sub(r"<code>(?P<type>[^<]*(?:`|\*optional\*)[^<]*)</code>", kind, html)
     return re.sub(r"\[<code>~?(?P<name>[\w.]+)</code>\](?!\()", reference, html)

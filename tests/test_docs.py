@@ -180,9 +180,9 @@ def test_on_the_site_links_out_of_the_docs_lead_to_the_repository(caplog):
 
 
 def test_types_and_names_of_docstrings_are_shown_as_transformers_shows_them():
-    html = "<code>`int`, *optional*, defaults to 8</code> [<code>~hf_quals.QualsScorer.score</code>] [<code>x</code>]"
+    html = "<code>`int`, *optional*, defaults to 8</code> <code>*args</code> [<code>~hf_quals.QualsScorer.score</code>] [<code>x</code>]"
     assert script("hooks").on_page_content(html, None, None, []) == (
-        '<code>int, optional</code> <a href="#hf_quals.QualsScorer.score"><code>score</code></a> <code>x</code>'
+        '<code>int, optional</code> <code>*args</code> <a href="#hf_quals.QualsScorer.score"><code>score</code></a> <code>x</code>'
     )
 
 
