@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from contrastive_world import arguments, rows
 from datasets import Dataset
 from doc_blocks import Block, blocks_of, run
 from peft import LoraConfig, get_peft_model
+from pymdownx.slugs import slugify
 from reader_world import save_classifier
 
 from hf_quals import QualsConfig, QualsScorer, Scorer
@@ -180,10 +182,34 @@ def test_on_the_site_links_out_of_the_docs_lead_to_the_repository(caplog):
 
 
 def test_types_and_names_of_docstrings_are_shown_as_transformers_shows_them():
-    html = "<code>`int`, *optional*, defaults to 8</code> <code>*args</code> [<code>~hf_quals.QualsScorer.score</code>] [<code>x</code>]"
-    assert script("hooks").on_page_content(html, None, None, []) == (
-        '<code>int, optional</code> <code>*args</code> <a href="#hf_quals.QualsScorer.score"><code>score</code></a> <code>x</code>'
+    def shown(html: str) -> str:
+        return script("hooks").on_page_content(html, None, None, [])
+
+    assert shown("<code>`int`, *optional*, defaults to 8</code>") == "<code>int, optional</code>"
+    assert shown("<code>*optional*</code> <code>*args</code>") == "<code>optional</code> <code>*args</code>"
+    assert shown("[<code>~hf_quals.QualsScorer.score</code>] [<code>x</code>]") == (
+        '<a href="#hf_quals.QualsScorer.score"><code>score</code></a> <code>x</code>'
     )
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub and the site make of the headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    slug = slugify(case="lower")
+    return {slug(heading.replace("`", ""), "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])
+def test_links_of_pages_beside_the_site_lead_somewhere(page):
+    """Those of the site are checked by `mkdocs build --strict`."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}"
 
 
 def test_a_block_that_fails_fails_the_test(tmp_path):
