@@ -37,6 +37,7 @@ def compare_systems(
     folder: Path | None = None,
     *,
     resume: bool = False,
+    batch_size: int = 8,
 ) -> ScoreTable:
     """
     Lets judges score systems' summaries.
@@ -48,6 +49,7 @@ def compare_systems(
             `Judge.of(scorer)`.
         folder (`Path`, *optional*): Where scores are kept, in a `.jsonl` file a judge.
         resume (`bool`, *optional*, defaults to `False`): Whether to go on from scores in `folder`.
+        batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
 
     Raises:
         [`InputError`]: if a judge needs references and there are none, or scores to go on from are of other texts or
@@ -65,7 +67,7 @@ def compare_systems(
     truncated = {}
     for judge in judges:
         try:
-            rows = judge_rows(judge, comparisons, kept[judge.name])
+            rows = judge_rows(judge, comparisons, kept[judge.name], batch_size=batch_size)
         except Exception as error:  # whatever a model or a library raises is this judge's failure alone
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             cells += [Cell(column, system, error=reason) for column in judge.columns for system in systems]
@@ -75,22 +77,6 @@ def compare_systems(
             cells += make_cells(column, systems, np.array([row[column] for row in rows], dtype=float))
     settings = {judge.name: judge.settings for judge in judges}
     return ScoreTable(tuple(systems), len(comparisons), settings, truncated, tuple(cells))
-
-
-def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]:
-    """
-    The systems' names: as given, or those they are known by, which are their files' or columns'.
-
-    Raises:
-        [`InputError`]: if there are not as many as systems, or two are the same.
-    """
-    chosen = list(known if names is None else names)
-    if len(chosen) != len(known):
-        raise InputError(f"{len(known)} systems need as many `names`, got {len(chosen)}.")
-    for number, name in enumerate(chosen):
-        if not name.strip() or name in chosen[:number]:
-            raise InputError(f"Each system needs a name of its own, got {', '.join(map(repr, chosen))}. Pass `names`.")
-    return chosen
 
 
 @contextlib.contextmanager
@@ -145,7 +131,9 @@ def kept_scores(judge: Judge, comparisons: Sequence[Comparison], folder: Path, *
     return scores
 
 
-def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None) -> list[Row]:
+def judge_rows(
+    judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None, *, batch_size: int = 8
+) -> list[Row]:
     """
     Lets a judge score what is not scored yet, all documents that `kept` has no scores of. It is loaded only if there
     is something to score.
@@ -167,7 +155,8 @@ def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores 
         with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
             for start in range(0, len(missing), _DOCUMENTS_AT_ONCE):
                 part = missing[start : start + _DOCUMENTS_AT_ONCE]
-                scored = dict(zip(part, _score(judge, scorer, [comparisons[row] for row in part]), strict=True))
+                judged = _score(judge, scorer, [comparisons[row] for row in part], batch_size)
+                scored = dict(zip(part, judged, strict=True))
                 if kept is not None:
                     kept.append(scored)
                 rows |= scored
@@ -175,14 +164,15 @@ def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores 
     return list(rows.values()) if kept is None else list(itertools.islice(kept.rows(), len(comparisons)))
 
 
-def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> list[Row]:
+def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batch_size: int) -> list[Row]:
     texts = [
         (comparison.document, summary, comparison.reference)
         for comparison in comparisons
         for summary in comparison.summaries
     ]
     documents, summaries, references = map(list, zip(*texts, strict=True))
-    scored = score_written(scorer, documents, summaries, references=references if judge.reads_references else None)
+    given = references if judge.reads_references else None
+    scored = score_written(scorer, documents, summaries, references=given, batch_size=batch_size)
     results = iter(scored)
     rows = []
     for comparison in comparisons:
