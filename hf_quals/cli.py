@@ -59,7 +59,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(
-    r"`(document_column|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+    r"`(annotators|document_column|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
 )
 
 
@@ -450,6 +450,9 @@ def make(
         int | None,
         typer.Option(min=1, help="Documents to compare, drawn at random. Left out: 100, or all if there are fewer."),
     ] = None,
+    annotators: Annotated[
+        int, typer.Option(min=1, help="Split the items among so many people, a page and a spreadsheet each.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of the draw, the order and the sides.")] = 0,
     names: Annotated[
         str | None,
@@ -468,12 +471,16 @@ def make(
         systems = system_names([first.stem, second.stem], None if names is None else names.split(","))
         comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
-        write_study(study, (systems[0], systems[1]), output, inputs=[first, second], overwrite=overwrite)
+        write_study(
+            study, (systems[0], systems[1]), output, num_parts=annotators, inputs=[first, second], overwrite=overwrite
+        )
+    name = "study" if annotators == 1 else "study-1"
     num_same = sum(not differs(comparison) for comparison in comparisons)
     print(
         f"Study {study.id}: {len(study.items)} items of {len(comparisons)} documents; {num_same} with the same "
-        f"summary from both systems were left out.\nFor annotators: {output / 'study.html'} or {output / 'study.csv'}."
-        f" Only for you: {output / 'key.json'}."
+        f"summary from both systems were left out.\nFor annotators: {output / name}.html or {output / name}.csv"
+        + (f", and so on to {annotators}, a part each" if annotators > 1 else "")
+        + f". Only for you: {output / 'key.json'}."
     )
     if study.num_beyond_cells:
         print(
