@@ -521,10 +521,11 @@ def train(context: typer.Context) -> None:
 
     The same as python recipes/conseq.py.
     """
-    from .recipe_files import run_recipe
+    from .recipe_files import run_recipe, with_recipe
 
     with _refusing():
-        run_recipe("conseq.py", context.args)
+        arguments = with_recipe(context.args)
+    run_recipe("conseq.py", arguments)
 
 
 @app.command()

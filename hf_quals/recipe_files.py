@@ -36,20 +36,27 @@ def recipe_file(name: str) -> Path:
     return path
 
 
+def with_recipe(arguments: Sequence[str]) -> list[str]:
+    """
+    Arguments of a script, in which a first word that names a recipe becomes the path of its file.
+
+    Raises:
+        [`InputError`]: if the first word is no option, and neither a file nor a recipe.
+    """
+    first, *rest = arguments or [""]
+    if not first or first.startswith("-") or Path(first).is_file():
+        return list(arguments)
+    return [str(recipe_file(first)), *rest]
+
+
 def run_recipe(script: str, arguments: Sequence[str]) -> None:
     """
     Runs a script of the recipes as `python recipes/SCRIPT ARGUMENTS` does.
 
     Args:
         script (`str`): Its file name.
-        arguments (`Sequence[str]`): Its arguments. The first may name settings: a file, or one of the recipes.
-
-    Raises:
-        [`InputError`]: if the first argument is no option, and neither a file nor a recipe.
+        arguments (`Sequence[str]`): Its arguments.
     """
-    first, *rest = arguments or [""]
-    if first and not first.startswith("-") and not Path(first).is_file():
-        arguments = [str(recipe_file(first)), *rest]
     path = recipes_folder() / script
     sys.path.insert(0, str(path.parent))  # as Python does for a script: what it imports lies beside it
     sys.argv = [str(path), *arguments]

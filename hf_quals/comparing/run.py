@@ -147,12 +147,14 @@ def judge_rows(
     rows: dict[int, Row] = {}
     missing = [row for row in range(len(comparisons)) if kept is None or not kept.is_scored(row)]
     if missing:
-        scorer = judge.load()
-        if kept is not None:
-            # Not before the model is there: a mistyped name leaves nothing behind.
-            kept.path.parent.mkdir(parents=True, exist_ok=True)
         done = len(comparisons) - len(missing)
-        with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
+        loading = f"{judge.name} is loaded"
+        with tqdm(total=len(comparisons), initial=done, desc=loading, unit=" documents") as progress:
+            scorer = judge.load()
+            progress.set_description(judge.name)
+            if kept is not None:
+                # Not before the model is there: a mistyped name leaves nothing behind.
+                kept.path.parent.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(missing), _DOCUMENTS_AT_ONCE):
                 part = missing[start : start + _DOCUMENTS_AT_ONCE]
                 judged = _score(judge, scorer, [comparisons[row] for row in part], batch_size)

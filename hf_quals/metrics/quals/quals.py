@@ -37,8 +37,8 @@ Args:
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
     dtype (`str`, *optional*, defaults to `"auto"`): In which type weights are computed: `auto`, `float32`, `bfloat16`
         or `float16`.
-    num_beams, max_pairs (`int`, *optional*): Sequences generated from a summary, and the most pairs a score rests on.
-        Left out: the model's.
+    num_beams (`int`, *optional*): Sequences generated from a summary. Left out: the model's.
+    max_pairs (`int`, *optional*): The most pairs a score rests on. Left out: the model's.
     variant (`str`, *optional*): How pairs become a score: `published`, `log_ratio`, `worst_pair`, `answers` or
         `divergence`. Left out: the model's.
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
