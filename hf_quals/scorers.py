@@ -111,7 +111,9 @@ def _taking_single_texts(score: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(documents, str):
             documents = [documents] * len(summaries)
             references = [references] * len(summaries) if isinstance(references, str) else references
-        results = score(self, documents, summaries, references=references, **options)
+        if references is not None:
+            options["references"] = references
+        results = score(self, documents, summaries, **options)
         _warn_of_truncation(self.name, results)
         return results[0] if is_single and len(results) == 1 else results
 
