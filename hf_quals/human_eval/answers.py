@@ -25,6 +25,11 @@ class Key:
     systems: tuple[str, str]
     swapped: dict[int, bool]
 
+    def sides(self, item: int) -> tuple[str, str]:
+        """The systems that wrote A and B of the item."""
+        first, second = self.systems
+        return (second, first) if self.swapped[item] else (first, second)
+
     def verdict(self, item: int, choice: str) -> int | None:
         """
         1 where the first system's summary of the item is better, -1 where it is worse, 0 where both are equal; `None`

@@ -107,7 +107,7 @@ def report_of(key: Key, everyone: Sequence[Answers]) -> Report:
         complete={answers.annotator: answers.num_complete for answers in everyone},
         criteria=tuple(_criterion_report(criterion, key, everyone) for criterion in CRITERIA),
         comments=tuple(
-            Comment(item, answers.annotator, *(reversed(key.systems) if key.swapped[item] else key.systems), text)
+            Comment(item, answers.annotator, *key.sides(item), text)
             for item in key.swapped
             for answers in everyone
             if (text := answers.comments.get(item))
