@@ -174,7 +174,7 @@ def test_no_rows_give_no_results(scorer):
     ("documents", "summaries", "message"),
     [
         (["a"], ["b", "c"], "got 1 documents and 2 summaries"),
-        ("a", ["b"], "got a single string"),
+        (["a"], "b", "A single summary goes with a single document"),
         (["a", "b"], ["c", " "], "Row 1: the summary is empty"),
         (["a", None], ["c", "d"], "Row 1: the document must be a string, got NoneType"),
     ],

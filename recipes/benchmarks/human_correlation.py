@@ -189,7 +189,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def make_judges(args: Arguments) -> list[Judge]:
     """What scores the summaries: registered judges, some of them in several forms, and two of this benchmark's own."""
-    names = args.judges or default_judges(with_references=False)
+    names = args.judges or default_judges(with_references=False, with_slow=True)
     if args.factcc_model is not None and "factcc" not in names:
         names = [*names, "factcc"]
     judges = registered(names, model=args.model, factcc_model=args.factcc_model)
