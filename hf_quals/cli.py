@@ -20,6 +20,7 @@ import typer
 from . import __version__
 from .errors import InputError, PublishError
 from .judges.registry import registered_judges
+from .memory import reuse_freed_memory
 from .quals.forms import VARIANTS
 from .scorers import mean_score
 
@@ -785,6 +786,7 @@ def _refusal(message: str, code: int = 2) -> typer.Exit:
 
 def main() -> None:
     """Entry point of `hf-quals`."""
+    reuse_freed_memory()
     app()
 
 

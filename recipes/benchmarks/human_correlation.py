@@ -53,6 +53,7 @@ from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.registry import Judge, default_judges
 from hf_quals.judges.registry import make_judges as registered
 from hf_quals.judges.rouge import RougeResult
+from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.default import default_base_model
 from hf_quals.qagen.loading import resolve_device, resolve_dtype
 from hf_quals.quals.config import find_config
@@ -393,6 +394,7 @@ def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     sets = read_sets(args)
     table: dict[str, list[str]] = {}

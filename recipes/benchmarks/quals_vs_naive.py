@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hf_quals import QAGenModel
 from hf_quals.files import markdown_table
+from hf_quals.memory import reuse_freed_memory
 
 
 PAIRS = 10
@@ -108,6 +109,7 @@ def fast_scores(qagen: QAGenModel, documents: list[str], summaries: list[str], a
 
 @torch.inference_mode()
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     table = []
     for name in args.models:

@@ -23,6 +23,7 @@ from transformers import HfArgumentParser
 
 from hf_quals import QAGenModel, QAPair
 from hf_quals.files import markdown_table
+from hf_quals.memory import reuse_freed_memory
 
 
 PAIRS = 10
@@ -82,6 +83,7 @@ def measure(qagen: QAGenModel, batch_size: int, args: Arguments) -> list[float]:
 
 @torch.inference_mode()
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     rate = gemm_rate()
     table = []
