@@ -191,6 +191,8 @@ def judge_rows(
 
 
 def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batch_size: int) -> list[Row]:
+    from ..quals.scorer import QualsScorer
+
     texts = [
         (comparison.document, summary, comparison.reference)
         for comparison in comparisons
@@ -211,7 +213,7 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batc
         for column in judge.columns:
             if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
                 raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
-        if judge.name == _EXPLAINED:
+        if isinstance(scorer, QualsScorer):
             row["results"] = [None if result is None else result.to_dict() for result in of_systems]
         row["truncated"] = [
             getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)
