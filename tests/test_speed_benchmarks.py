@@ -49,7 +49,7 @@ SHORT = "--document_tokens 20 --summary_tokens 12 --pair_tokens 9"
 
 
 def test_the_straightforward_way_has_the_same_scores(monkeypatch, capsys):
-    rows = table(quals_vs_naive, monkeypatch, capsys, f"{SHORT} --num_beams 15 --summaries 2")
+    rows = table(quals_vs_naive, monkeypatch, capsys, f"{SHORT} --num_beams 15 --summaries 3 --straightforward 2")
     assert [row[0] for row in rows] == ["BART-base", "SmolLM2-135M"]
     assert all(float(row[-1]) < 1e-5 for row in rows)
 
@@ -73,7 +73,7 @@ def test_operations_are_those_of_the_linear_layers(monkeypatch, capsys):
 
 
 def test_qags_is_the_slower_one_of_a_table_with_all_stages(monkeypatch, capsys):
-    rows = table(quals_vs_qags, monkeypatch, capsys, f"{SHORT} --num_beams 6")
+    rows = table(quals_vs_qags, monkeypatch, capsys, f"{SHORT} --num_beams 6 --batch_size 2")
     assert [row[1] for row in rows] == ["QAGS", "QUALS, 6 beams"]
     assert rows[0][3] == "1"
     assert [stage in rows[0][4] for stage in ("questions", "answers of the summary", "answers of the document")]

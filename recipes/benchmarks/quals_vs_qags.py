@@ -44,6 +44,9 @@ class Arguments:
     summary_tokens: list[int] = field(default_factory=lambda: [25, 60], metadata={"help": "Tokens of the summaries."})
     pair_tokens: int = field(default=22, metadata={"help": "Tokens of a pair, and of a question of QAGS."})
     num_beams: list[int] = field(default_factory=lambda: [60, 10], metadata={"help": "Beams of QUALS."})
+    batch_size: int = field(
+        default=4, metadata={"help": "Summaries, each of its document, that QUALS scores together."}
+    )
     rows: str | None = field(default=None, metadata={"help": "Texts for the default model; none: it is left out."})
     limit: int = field(default=4, metadata={"help": "How many of these rows."})
     only_default: bool = field(default=False, metadata={"help": "Leave the published sizes out."})
@@ -69,14 +72,15 @@ class Stages:
         return ", ".join(f"{name} {part / self.total:.0%}" for name, part in self.seconds.items())
 
 
-def quals(qagen: QAGenModel, document: str, summary: str, num_beams: int, pair_tokens: int) -> Stages:
-    """QUALS of one summary, of which pairs have a fixed length and the best ten are scored."""
+def quals(qagen: QAGenModel, documents: list[str], summaries: list[str], num_beams: int, pair_tokens: int) -> Stages:
+    """QUALS of a batch of summaries, of which pairs have a fixed length and the best ten are scored."""
     stages = Stages()
     lengths = {"min_new_tokens": pair_tokens, "max_new_tokens": pair_tokens}
+    beams = {"num_beams": num_beams, "num_beam_groups": num_beams}
     with stages("pairs"):
-        (pairs,) = qagen.generate([summary], num_beams=num_beams, num_beam_groups=num_beams, **lengths)
+        generated = qagen.generate(summaries, batch_size=len(summaries), **beams, **lengths)
     with stages("document"):
-        qagen.log_probs([document], [pairs[:10]])
+        qagen.log_probs(documents, [pairs[:10] for pairs in generated], batch_size=len(summaries))
     return stages
 
 
@@ -96,11 +100,15 @@ def qags(writer: Seq2SeqQuestionWriter, reader: ExtractiveReader, document: str,
 
 def published_sizes(args: Arguments) -> list[list[str]]:
     vocab_size = min(SHAPES["BART-large"].vocab_size, BERT_LARGE.vocab_size)
-    document = random_text(args.document_tokens, vocab_size, seed=0)
-    summaries = [random_text(tokens, vocab_size, seed=tokens) for tokens in args.summary_tokens]
+    documents = [random_text(args.document_tokens, vocab_size, seed) for seed in range(args.batch_size)]
+    summaries = {
+        tokens: [random_text(tokens, vocab_size, tokens + 1000 * number) for number in range(args.batch_size)]
+        for tokens in args.summary_tokens
+    }
     qagen = random_qagen("BART-large")
     measured = {
-        beams: [quals(qagen, document, summary, beams, args.pair_tokens) for summary in summaries]
+        (tokens, beams): quals(qagen, documents, texts, beams, args.pair_tokens)
+        for tokens, texts in summaries.items()
         for beams in args.num_beams
     }
     # The same weights write the questions of QAGS.
@@ -109,14 +117,15 @@ def published_sizes(args: Arguments) -> list[list[str]]:
     tokenizer = word_tokenizer(BERT_LARGE.vocab_size, cls_token="<s>", sep_token="</s>")
     reader = ExtractiveReader(random_model(BERT_LARGE, AutoModelForQuestionAnswering), tokenizer)
     table = []
-    for number, (summary, tokens) in enumerate(zip(summaries, args.summary_tokens, strict=True)):
-        slow = qags(writer, reader, document, summary)
+    for tokens, texts in summaries.items():
+        # Its batches are those of the questions of one summary: more of them at once are no faster.
+        slow = qags(writer, reader, documents[0], texts[0])
         what = f"published sizes, {tokens} tokens"
         table.append([what, "QAGS", f"{slow.total:.1f}", "1", slow.shares()])
-        for beams, stages in measured.items():
-            fast = stages[number]
-            ratio = slow.total / fast.total
-            table.append([what, f"QUALS, {beams} beams", f"{fast.total:.1f}", f"{ratio:.1f}", fast.shares()])
+        for beams in args.num_beams:
+            stages = measured[tokens, beams]
+            fast = stages.total / args.batch_size
+            table.append([what, f"QUALS, {beams} beams", f"{fast:.1f}", f"{slow.total / fast:.1f}", stages.shares()])
     return table
 
 
