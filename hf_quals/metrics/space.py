@@ -6,9 +6,12 @@ A judge is loaded when the first visitor opens the page, so that a Space serves 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,28 +55,52 @@ _PLACEHOLDER = (
     '<div class="nothing-yet"><b>What the judge says appears here.</b><br>Write a document and a summary, or try an '
     "example.</div>"
 )
+# The frame of a result has the page's ground and goes to its edges, so that it looks like a part of it.
 _CSS = """
 .gradio-container { max-width: 80rem !important; }
-.title p { color: var(--body-text-color-subdued); max-width: 46rem; font-size: 1rem; }
+.title h1 { font-size: 2rem; letter-spacing: -.015em; }
+.title p { color: var(--body-text-color-subdued); max-width: 60rem; font-size: 1rem; }
+#output, #output .html-container { padding: 0 !important; margin: 0 !important; overflow: visible; }
 .nothing-yet {
-  border: 1px dashed var(--border-color-primary); border-radius: 12px; padding: 5rem 1rem; text-align: center;
+  border: 1px dashed var(--border-color-primary); border-radius: 14px; padding: 5rem 1rem; text-align: center;
   color: var(--body-text-color-subdued);
 }
-#output { padding: 0; }
-iframe { color-scheme: light; }
-.dark iframe { color-scheme: dark; }
+#output iframe {
+  --edge: clamp(1rem, 3vw, 2rem); width: calc(100% + 2 * var(--edge)) !important; max-width: none; display: block;
+  margin-inline: calc(-1 * var(--edge)); margin-block: -1rem; color-scheme: light;
+}
+.dark #output iframe { color-scheme: dark; }
+#picture { overflow-x: auto; }
+#picture img { min-width: 52rem; max-width: none; }
+@media (max-width: 46rem) { .app { padding-inline: 1rem !important; } }
 """
 # Frames say how high they are; one that is pinned to its own height would scroll inside a page that scrolls.
 _FRAMES = """
 addEventListener("message", ({ data, source }) => {
-  for (const frame of document.querySelectorAll("iframe"))
+  for (const frame of document.querySelectorAll("#output iframe"))
     if (frame.contentWindow === source && data.height > 0)
       frame.style.height = `${innerWidth < 900 ? data.height : Math.min(data.height, 1600)}px`;
 });
 """
+_FONTS = ["system-ui", "Liberation Sans", "sans-serif"]
+_THEME = gr.themes.Default(primary_hue="blue", neutral_hue="stone", radius_size="lg", font=_FONTS).set(
+    body_background_fill="#f8f7f4",
+    body_background_fill_dark="#121316",
+    background_fill_primary="#ffffff",
+    background_fill_primary_dark="#1b1d21",
+    block_background_fill_dark="#1b1d21",
+    input_background_fill_dark="#121316",
+    body_text_color_subdued="#5b5d66",
+    body_text_color_subdued_dark="#a3a5ae",
+    border_color_primary="#e5e2da",
+    border_color_primary_dark="#2e3037",
+    button_primary_background_fill="#1a56b0",
+    button_primary_background_fill_hover="#16478f",
+    button_primary_background_fill_dark="#2f6cc7",
+)
 
 LAUNCH: dict[str, Any] = {
-    "theme": gr.themes.Default(primary_hue="blue", neutral_hue="stone"),
+    "theme": _THEME,
     "css": _CSS,
     "head": f"<script>{_FRAMES}</script>",
     "max_file_size": "2mb",
@@ -139,7 +166,7 @@ def interface(
 
 def _text_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.Examples]:
     document = gr.Textbox(
-        label="document", lines=9, max_lines=9, placeholder="The text that was summarized", scale=3, elem_id="document"
+        label="document", lines=7, max_lines=7, placeholder="The text that was summarized", scale=3, elem_id="document"
     )
     with gr.Column(scale=2):
         summary = gr.Textbox(
@@ -209,6 +236,7 @@ class _Judge:
     def __init__(self, load: Callable[[], Scorer]):
         self._load, self._lock = load, threading.Lock()
         self._scorer: Scorer | None = None
+        self._seconds = 8.0  # what a summary takes: a guess, then the mean of the last ones
 
     @property
     def is_loaded(self) -> bool:
@@ -230,13 +258,35 @@ class _Judge:
         scorer = self.loaded()
         results = []
         for number, (document, summary) in enumerate(rows):
-            # One summary is one step of no known length; its seconds are counted beside those that others took.
-            progress(number / len(rows) if len(rows) > 1 else None, desc=f"Scoring {number + 1} of {len(rows)}")
-            try:
-                results += score_written(scorer, [document], [summary])
-            except ValueError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+            started = time.monotonic()
+            desc = "Scoring" if len(rows) == 1 else f"Scoring summary {number + 1} of {len(rows)}"
+            with self._moving(lambda part, n=number, desc=desc: progress((n + part) / len(rows), desc=desc)):
+                try:
+                    results += score_written(scorer, [document], [summary])
+                except ValueError as error:
+                    raise gr.Error(str(error), print_exception=False) from error
+            self._seconds = (self._seconds + time.monotonic() - started) / 2
         return results
+
+    @contextlib.contextmanager
+    def _moving(self, show: Callable[[float], Any]) -> Iterator[None]:
+        """Shows how much of a summary's usual time is over: a scorer says nothing before it has scored it."""
+        done, started = threading.Event(), time.monotonic()
+
+        def move() -> None:
+            while True:
+                show(min((time.monotonic() - started) / self._seconds, 0.95))
+                if done.wait(0.25):
+                    return
+
+        # What is shown goes to the visitor whose context this is.
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(move,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def refuse_document(text: str) -> str | None:
