@@ -121,8 +121,9 @@ class Page:
         self.browser.switch_to.frame(self["#output iframe"])
         self.until(lambda: heading in self["body"].text)
 
-    def style(self, selector, name):
-        return self[selector].value_of_css_property(name)
+    def brightness(self):
+        """Of what is behind all, from 0 to 255."""
+        return max(map(int, re.findall(r"\d+", self["body"].value_of_css_property("background-color"))[:3]))
 
 
 def quietly(condition):
@@ -150,6 +151,7 @@ def test_the_page_is_there_before_the_model_and_says_what_a_visitor_waits_for(sp
     assert spans
     assert all(span in SUMMARY for span in spans)
     assert len(browser.find_elements(By.CSS_SELECTOR, "#pairs tbody tr")) == expected.num_pairs
+    assert page.brightness() > 200
 
     browser.switch_to.default_content()
     page.until(lambda: "unpacked, once" not in page["body"].text)
@@ -176,17 +178,14 @@ def test_an_example_is_filled_in_and_scored_by_one_click(space, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
-def test_the_result_is_as_dark_as_the_page_around_it(space, browser, scheme, is_dark):
-    """Also where the address chooses, as the Hub's does."""
+def test_the_result_is_as_dark_as_the_page_around_it_where_the_address_chooses(space, browser):
+    """As the Hub's does, whatever the visitor's system prefers."""
     space.may_load.set()
-    other = {"light": "dark", "dark": "light"}[scheme]
-    page = Page(browser, f"{space.url}?__theme={scheme}", scheme=other)
+    page = Page(browser, f"{space.url}?__theme=dark", scheme="light")
     page.type(DOCUMENT, SUMMARY)
     page["#score"].click()
     page.result("QUALS: ")
-    channels = list(map(int, re.findall(r"\d+", page.style("body", "background-color"))[:3]))
-    assert (max(channels) < 80) == is_dark
+    assert page.brightness() < 80
 
 
 def test_a_file_is_scored_and_listed_by_score(space, browser, tmp_path):
@@ -242,10 +241,10 @@ def in_frame(shown):
 
 
 def test_visitors_at_once_each_get_their_own_result_and_the_model_scores_one_at_a_time(space, client):
-    texts = [(f"{letter}bc def ghi", f"{letter}bc def") for letter in "stuvwxyz"]
+    texts = [(f"{letter}bc def ghi", f"{letter}bc def") for letter in "uvwxyz"]
     space.scorer.most = 0
     expected = [result.score for result in QualsScorer.score(space.scorer, *map(list, zip(*texts, strict=True)))]
-    assert len(set(expected)) > 4
+    assert len(set(expected)) > 3
 
     def visit(row):
         document, summary = texts[row]

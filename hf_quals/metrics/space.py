@@ -21,7 +21,6 @@ from huggingface_hub import SpaceCard
 
 from ..comparing.rows import Source
 from ..errors import InputError
-from ..files import nan_to_none
 from ..quals.page import iframe
 from ..scorers import Scorer, score_written
 
@@ -70,9 +69,8 @@ _CSS = """
   margin-inline: calc(-1 * var(--edge)); margin-block: -1rem; color-scheme: light;
 }
 .dark #output iframe { color-scheme: dark; }
-#picture { overflow-x: auto; }
+#picture .matplotlib { overflow-x: auto; justify-content: flex-start; }
 #picture img { min-width: 52rem; max-width: none; }
-@media (max-width: 46rem) { .app { padding-inline: 1rem !important; } }
 """
 # Frames say how high they are; one that is pinned to its own height would scroll inside a page that scrolls.
 _FRAMES = """
@@ -102,7 +100,8 @@ _THEME = gr.themes.Default(primary_hue="blue", neutral_hue="stone", radius_size=
 LAUNCH: dict[str, Any] = {
     "theme": _THEME,
     "css": _CSS,
-    "head": f"<script>{_FRAMES}</script>",
+    # Rules of `css` are for what is inside of `.app`.
+    "head": f"<script>{_FRAMES}</script><style>@media (max-width: 46rem) {{ .app.app {{ padding-inline: 1rem }} }}</style>",
     "max_file_size": "2mb",
 }
 """What `launch` of an interface takes."""
@@ -129,7 +128,8 @@ def interface(
     """
     card, judge = SpaceCard.load(Path(folder) / "README.md"), _Judge(load)
     actions = _Actions(judge, page, picture)
-    with gr.Blocks(title=card.data.title) as demo:
+    # Visitors' files are deleted after a day.
+    with gr.Blocks(title=card.data.title, delete_cache=(86_400, 86_400)) as demo:
         gr.Markdown(f"# {card.data.title}\n\n{card.data.description}", elem_classes="title")
         status = gr.Markdown(visible=False, elem_id="status")
         with gr.Tabs():
@@ -166,7 +166,7 @@ def interface(
 
 def _text_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.Examples]:
     document = gr.Textbox(
-        label="document", lines=7, max_lines=7, placeholder="The text that was summarized", scale=3, elem_id="document"
+        label="document", lines=9, max_lines=9, placeholder="The text that was summarized", scale=3, elem_id="document"
     )
     with gr.Column(scale=2):
         summary = gr.Textbox(
@@ -205,7 +205,7 @@ class _Actions:
         if refusal:
             raise gr.Error(refusal, print_exception=False)
         [result] = self.judge.score([(document, summary)], gr.Progress())
-        return nan_to_none(result.to_dict())
+        return result.to_dict()
 
     async def waken(self) -> AsyncIterator[Any]:
         """Loads the judge, and says so meanwhile."""
