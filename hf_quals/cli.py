@@ -43,7 +43,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(
-    r"`(document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+    r"`(document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update|wheel)(?:=True)?`"
 )
 
 

@@ -224,7 +224,7 @@ def _missing(requirement: Requirement) -> str | None:
     said = f"it has {', '.join(known)}" if known else (result.stderr.strip().splitlines() or ["it has none"])[-1]
     return (
         f"requirements.txt names {requirement}, and pip's package index has no such version ({said}). The Space would "
-        "not start. Release it before, or pass `wheel=FILE` to publish its wheel with the Space."
+        "not start. Release it before, or pass `wheel` to publish its wheel with the Space."
     )
 
 

@@ -72,6 +72,8 @@ _CSS = """
 #picture .matplotlib { overflow-x: auto; justify-content: flex-start; }
 #picture img { min-width: 52rem; max-width: none; }
 """
+# Rules of `css` count inside of .app alone.
+_NARROW = "@media (max-width: 46rem) { .app.app { padding-inline: 1rem } }"
 # Frames say how high they are; one that is pinned to its own height would scroll inside a page that scrolls.
 _FRAMES = """
 addEventListener("message", ({ data, source }) => {
@@ -100,8 +102,7 @@ _THEME = gr.themes.Default(primary_hue="blue", neutral_hue="stone", radius_size=
 LAUNCH: dict[str, Any] = {
     "theme": _THEME,
     "css": _CSS,
-    # Rules of `css` are for what is inside of `.app`.
-    "head": f"<script>{_FRAMES}</script><style>@media (max-width: 46rem) {{ .app.app {{ padding-inline: 1rem }} }}</style>",
+    "head": f"<script>{_FRAMES}</script><style>{_NARROW}</style>",
     "max_file_size": "2mb",
 }
 """What `launch` of an interface takes."""
