@@ -221,9 +221,12 @@ def _missing(requirement: Requirement) -> str | None:
     known = versions[1].split(", ") if versions else []
     if any(requirement.specifier.filter(known)):
         return None
-    said = f"it has {', '.join(known)}" if known else (result.stderr.strip().splitlines() or ["it has none"])[-1]
+    said = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    if not known and ("Retrying" in result.stderr or not said.startswith("ERROR: No matching distribution")):
+        return f"Whether pip's package index has {requirement}, which requirements.txt names, is not known ({said})."
+    has = f"it has {', '.join(known)}" if known else said
     return (
-        f"requirements.txt names {requirement}, and pip's package index has no such version ({said}). The Space would "
+        f"requirements.txt names {requirement}, and pip's package index has no such version ({has}): the Space would "
         "not start. Release it before, or pass `wheel` to publish its wheel with the Space."
     )
 

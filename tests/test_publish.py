@@ -378,7 +378,7 @@ def wheel(tmp_path):
     [
         ("hf-quals>=0.1.0", ["0.1.0"], None),
         ("hf_quals[plot] ~= 0.1  # the project", ["0.1.0", "0.2.0"], None),
-        ("hf-quals>=0.2.0", ["0.1.0", "0.1.1"], "and pip's package index has no such version (it has 0.1.1, 0.1.0)"),
+        ("hf-quals>=0.2.0", ["0.1.0", "0.1.1"], "pip's package index has no such version (it has 0.1.1, 0.1.0)"),
         ("hf-quals>=0.1.0", [], "(ERROR: No matching distribution found for hf-quals)"),
         ("hf-quals>=0.1.0", ["0.2.0rc1"], None),
         ("hf-quals @ https://example.org/hf_quals-9-py3-none-any.whl", [], None),
@@ -398,6 +398,14 @@ def test_a_version_that_the_index_does_not_hold_is_warned_of(
     warnings = prepare("metric", "user/quals", metric_folder).missing_requirements()
     assert len(warnings) == (warning is not None)
     assert all(warning in text and "pass `wheel`" in text for text in warnings)
+
+
+def test_an_index_that_does_not_answer_is_said(monkeypatch):
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    for name, value in {"CONFIG_FILE": os.devnull, "INDEX_URL": "http://127.0.0.1:9/simple"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    [warning] = prepare("metric", "user/qags").missing_requirements()
+    assert "Whether pip's package index has hf-quals>=0.1.0, which requirements.txt names, is not known" in warning
 
 
 def test_a_command_warns_and_publishes_all_the_same(hub, publish):

@@ -69,8 +69,8 @@ _CSS = """
   margin-inline: calc(-1 * var(--edge)); margin-block: -1rem; color-scheme: light;
 }
 .dark #output iframe { color-scheme: dark; }
-#picture .matplotlib { overflow-x: auto; justify-content: flex-start; }
-#picture img { min-width: 52rem; max-width: none; }
+#picture .matplotlib { overflow-x: auto; justify-content: flex-start; align-items: flex-start; }
+#picture img { width: max(100%, 52rem); max-width: none; flex: none; }
 """
 # Rules of `css` count inside of .app alone.
 _NARROW = "@media (max-width: 46rem) { .app.app { padding-inline: 1rem } }"
