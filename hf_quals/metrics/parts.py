@@ -13,6 +13,7 @@ from typing import Any
 from ..judges.entities import EntityResult
 from ..judges.factcc import FactccResult
 from ..judges.qags import QagsResult
+from ..quals.explain import not_seen
 
 
 _PAGE = Path(__file__).with_name("parts.html")
@@ -43,7 +44,9 @@ def entity_page(documents: Sequence[str], summaries: Sequence[str], results: Seq
             Part(name, 1.0, (name, "yes")) for name in result.supported
         ]
 
-    return _page(summaries, results, ("name or number", "in the document"), parts, "no name or number was found in it")
+    return _page(
+        summaries, results, ("name or number", "in the document"), parts, "No name or number was found in the summary."
+    )
 
 
 def factcc_page(documents: Sequence[str], summaries: Sequence[str], results: Sequence[FactccResult | None]) -> str:
@@ -54,7 +57,11 @@ def factcc_page(documents: Sequence[str], summaries: Sequence[str], results: Seq
         return [Part(sentence, support, (sentence, f"{support:.2f}")) for sentence, support in scored]
 
     return _page(
-        summaries, results, ("sentence", "probability that it is supported"), parts, "no sentence was found in it"
+        summaries,
+        results,
+        ("sentence", "probability that it is supported"),
+        parts,
+        "No sentence was found in the summary.",
     )
 
 
@@ -72,7 +79,7 @@ def qags_page(documents: Sequence[str], summaries: Sequence[str], results: Seque
         ]
 
     columns = ("question", "the summary says", "the document says", "alike (F1)")
-    return _page(summaries, results, columns, parts, "no question could be asked about it")
+    return _page(summaries, results, columns, parts, "No question could be asked about the summary.", not_seen)
 
 
 def _page(
@@ -81,42 +88,43 @@ def _page(
     columns: tuple[str, ...],
     parts: Callable[[Any], list[Part]],
     without: str,
+    notes: Callable[[Any], list[str]] = lambda _: [],
 ) -> str:
     """Of several summaries the lowest score first; what has none comes last."""
 
     def score(row: tuple[str, Any]) -> float:
         return math.inf if row[1] is None or math.isnan(row[1].score) else row[1].score
 
-    articles = [
-        _article(summary, None if result is None else result.score, parts(result) if result else [], columns, without)
-        for summary, result in sorted(zip(summaries, results, strict=True), key=score)
-    ]
+    articles = []
+    for summary, result in sorted(zip(summaries, results, strict=True), key=score):
+        if result is None:
+            articles.append(_article("No score", ["The summary is blank."], ""))
+        elif math.isnan(result.score):
+            articles.append(_article("No score", [without, *notes(result)], _section("Summary", escape(summary))))
+        else:
+            of_summary = sorted(parts(result), key=lambda part: part.support)
+            supported = sum(part.support >= _LEAST for part in of_summary)
+            says = f"Of 0 to 1, higher is better. The document supports {supported} of {len(of_summary)}."
+            content = _section("Summary", "".join(_marked(summary, of_summary))) + _table(columns, of_summary)
+            articles.append(_article(f"{result.score:.2f}", [says, *notes(result)], content))
     return _PAGE.read_text(encoding="utf-8").replace("{{summaries}}", "\n".join(articles), 1)
 
 
-def _article(summary: str, score: float | None, parts: list[Part], columns: tuple[str, ...], without: str) -> str:
-    parts = sorted(parts, key=lambda part: part.support)
-    if score is None or math.isnan(score):
-        says = "it is blank" if score is None else without
-        says = f'<h1>No score</h1><p class="quiet">The summary: {says}.</p>'
-        return f"<article>{says}{_section('Summary', escape(summary))}</article>"
-    low = sum(part.support < _LEAST for part in parts)
+def _article(heading: str, says: list[str], content: str) -> str:
+    return f'<article><h1>{heading}</h1><p class="quiet">{" ".join(says)}</p>{content}</article>'
+
+
+def _table(columns: tuple[str, ...], parts: list[Part]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "".join(
-        f"<tr{_most(part)}>"
-        + "".join(
+    rows = (
+        "".join(
             f'<td data-label="{escape(name)}">{escape(cell)}</td>'
             for name, cell in zip(columns, part.row, strict=True)
         )
-        + "</tr>"
         for part in parts
     )
-    return (
-        f"<article><h1>{score:.2f}</h1>"
-        f'<p class="quiet">Of 0 to 1, higher is better. {low} of {len(parts)} stand out.</p>'
-        f"{_section('Summary', ''.join(_marked(summary, parts)))}"
-        f"<section><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section></article>"
-    )
+    body = "".join(f"<tr{_most(part)}>{row}</tr>" for part, row in zip(parts, rows, strict=True))
+    return f"<section><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
 
 
 def _section(heading: str, content: str) -> str:
