@@ -32,9 +32,13 @@ _MODULE_OF = {
     "rerank": "best_of",
 }
 
-__all__ = sorted(_MODULE_OF)
+_PACKAGES = ("judges", "metrics")
+
+__all__ = sorted([*_MODULE_OF, *_PACKAGES])
 
 if TYPE_CHECKING:
+    from . import judges as judges
+    from . import metrics as metrics
     from .best_of import Ranking as Ranking
     from .best_of import generate_best_of as generate_best_of
     from .best_of import rerank as rerank
@@ -60,10 +64,12 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str):
     # torch and transformers take seconds to import; a name is loaded when it is first used.
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__():
-    return [*globals(), *__all__]
+    return __all__

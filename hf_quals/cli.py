@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,8 @@ import typer
 
 from . import __version__
 from .errors import InputError, PublishError
+from .judges.registry import registered_judges
+from .memory import reuse_freed_memory
 from .quals.forms import VARIANTS
 from .scorers import mean_score
 
@@ -28,13 +31,32 @@ if TYPE_CHECKING:
     # Documents, summaries, and what QUALS says of each.
     Explained = tuple[list[str], list[str], list[QualsResult | None]]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # --batch_size is --batch-size: the names in Python, and those of the recipes.
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
 human_eval = typer.Typer(no_args_is_help=True, help="Blinded studies in which people compare two systems' summaries.")
 app.add_typer(human_eval, name="human-eval")
 
 DocumentColumn = Annotated[str, typer.Option(help="The column of documents.")]
 SummaryColumn = Annotated[str, typer.Option(help="The column of summaries.")]
 Split = Annotated[str, typer.Option(help="The split of a dataset.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.")]
+Dtype = Annotated[
+    str, typer.Option(metavar="auto|float32|bfloat16|float16", help="In which type weights are computed.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts computed together; bounds memory.")]
+NumBeams = Annotated[
+    int | None, typer.Option(min=1, help="Sequences generated from a summary. Left out: the model's.")
+]
+MaxPairs = Annotated[int | None, typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.")]
+Variant = Annotated[
+    str | None,
+    typer.Option(metavar="|".join(VARIANTS), help="How pairs become a score. Left out: the model's."),
+]
 JudgesModel = Annotated[str | None, typer.Option(help="The QAGen of quals and qags. Left out: the default model.")]
 FactccModel = Annotated[str | None, typer.Option(help="The classifier of factcc. Left out: manueldeprada/FactCC.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run was.")]
@@ -43,7 +65,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(
-    r"`(document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update|wheel)(?:=True)?`"
+    r"`(annotators|document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update"
+    r"|wheel)(?:=True)?`"
 )
 
 
@@ -66,15 +89,21 @@ def hf_quals(
 def score(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[INPUT]", help="A .jsonl, .csv or .parquet file, or a dataset (Hub id or folder)."),
+        typer.Argument(
+            metavar="[INPUT]", help="A .jsonl, .json, .csv, .tsv or .parquet file, or a dataset (Hub id or folder)."
+        ),
     ] = None,
     document: Annotated[
-        str | None, typer.Option(help="Instead of INPUT: one document, or @FILE that holds it.")
+        str | None,
+        typer.Option(help="Instead of INPUT: one document, @FILE that holds it, or - for standard input."),
     ] = None,
     summary: Annotated[
         list[str] | None, typer.Option(help="A summary of --document; may be given several times.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Where the scored rows of INPUT go, .jsonl or .parquet.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where the scored rows of INPUT go, .jsonl, .csv or .parquet."),
+    ] = None,
     document_column: DocumentColumn = "document",
     summary_column: SummaryColumn = "summary",
     split: Split = "train",
@@ -88,19 +117,12 @@ def score(
         str | None, typer.Option(help="A QAGen model: folder, Hub id, or adapter. Left out: the default model.")
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter for --model.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts computed together; bounds memory.")] = 8,
-    num_beams: Annotated[
-        int | None, typer.Option(min=1, help="Sequences generated from a summary. Left out: the model's.")
-    ] = None,
-    max_pairs: Annotated[
-        int | None, typer.Option(min=1, help="The most pairs a score rests on. Left out: the model's.")
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(help=f"How pairs become a score: {', '.join(VARIANTS)}. Left out: the model's."),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 8,
+    num_beams: NumBeams = None,
+    max_pairs: MaxPairs = None,
+    variant: Variant = None,
     max_length: Annotated[
         int | None,
         typer.Option(min=1, help="The most tokens of a text that are read; its end is cut. Left out: the model's."),
@@ -133,7 +155,7 @@ def score(
     if document is not None or summary:
         raise _refusal("Pass either INPUT or --document and --summary, not both.")
     if output is None:
-        raise _refusal("Pass --output FILE.jsonl or FILE.parquet for the scored rows.")
+        raise _refusal("Pass --output FILE.jsonl, FILE.csv or FILE.parquet for the scored rows.")
     if resume and overwrite:
         raise _refusal("Pass either --resume or --overwrite, not both.")
 
@@ -150,10 +172,11 @@ def score(
         try:
             config = find_config(model, adapter).to_dict() | given
             return {"weights": weights_identity(model, adapter), "dtype": dtype, **config}
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        except (OSError, ValueError) as error:
+            raise InputError(_naming_model(model, error)) from error
 
     state = _distributed_state(device)
+    _say(f"Checking {source} …")
     with _refusing("Go on with the same command and --resume."):
         statistics = score_file(
             load,
@@ -247,10 +270,12 @@ def explain(
 def _load(model: str | None, **options: Any) -> QualsScorer:
     from .quals.scorer import QualsScorer
 
+    _check_device(options.get("device"))
+    _say(f"Loading {model or 'the default model, which is unpacked the first time'} …")
     try:
         return QualsScorer.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
-        raise _refusal(str(error)) from error
+        raise _refusal(_naming_model(model, error)) from error
     except Exception as error:  # of a damaged file, libraries raise what they like
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise _refusal(f"{model or 'The default model'} cannot be loaded: {what}") from error
@@ -277,6 +302,8 @@ def _score_texts(
     _check_utf8("--document", document)
     for number, summary in enumerate(summaries, start=1):
         _check_utf8(f"--summary number {number}", summary)
+        if _is_file(summary):
+            raise _refusal(f'--summary {summary} names a file. Pass what it holds: --summary "$(cat {summary})".')
         if not summary.strip():
             raise _refusal(f"--summary number {number} is empty.")
     documents = [document] * len(summaries)
@@ -347,8 +374,6 @@ def _number(name: str, default: str) -> int:
 
 
 def _judges_help() -> str:
-    from .judges.registry import registered_judges
-
     return "; ".join(f"{judge.name} ({judge.needs})" for judge in registered_judges().values())
 
 
@@ -356,19 +381,24 @@ def _judges_help() -> str:
 def evaluate(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="A system each: .jsonl, .csv or .parquet, all of the same documents."),
+        typer.Argument(
+            metavar="FILE", help="A system each: .jsonl, .json, .csv, .tsv or .parquet, all of the same documents."
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Where the table goes as well, .md, .csv or .json. Scores of every row go into OUTPUT.scores."
+            "--output",
+            "-o",
+            help="Where the table goes as well, .md, .csv or .json. Scores of every row go into OUTPUT.scores.",
         ),
     ] = None,
     judges: Annotated[
         str | None,
         typer.Option(
-            help=f"Separated by commas: {_judges_help()}. Left out: all that need no Hub, those that compare with "
-            "references only if there are some."
+            metavar=",".join(registered_judges()),
+            help=f"Separated by commas: {_judges_help()}. Left out: all that need no Hub and are not slow, those that "
+            "compare with references only if there are some.",
         ),
     ] = None,
     names: Annotated[
@@ -387,6 +417,12 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option(help="Where a page goes that shows why QUALS doubts each summary, .html.")
     ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    batch_size: BatchSize = 8,
+    num_beams: NumBeams = None,
+    max_pairs: MaxPairs = None,
+    variant: Variant = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the scores in OUTPUT.scores.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -398,12 +434,12 @@ def evaluate(
     if resume and (overwrite or output is None):
         raise _refusal("--resume goes with --output, and not with --overwrite.")
     try:
-        from .comparing.run import compare_systems, scores_folder, system_names, write_table
+        from .comparing.run import compare_systems, scores_folder, write_table
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
     from .comparing.rows import Source
-    from .comparing.systems import join_systems
-    from .judges.registry import default_judges, make_judges
+    from .comparing.systems import join_systems, system_names
+    from .judges.registry import costs, default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check_outputs({html: (".html",)}, [*files, output], overwrite=overwrite)
@@ -424,8 +460,19 @@ def evaluate(
         wanted = (
             [name.strip() for name in judges.split(",")] if judges is not None else default_judges(with_references)
         )
-        chosen = make_judges(wanted, model=model, factcc_model=factcc_model)
-        table = compare_systems(comparisons, systems, chosen, folder, html=html, resume=resume)
+        chosen = make_judges(
+            wanted,
+            model=model,
+            factcc_model=factcc_model,
+            device=device,
+            dtype=None if dtype == "auto" else dtype,
+            num_beams=num_beams,
+            max_pairs=max_pairs,
+            variant=variant,
+        )
+        _check_device(device)
+        print(costs(wanted, with_references), file=sys.stderr)
+        table = compare_systems(comparisons, systems, chosen, folder, html=html, resume=resume, batch_size=batch_size)
         if output is not None:
             write_table(table, output)
     print(table.to_markdown(), end="")
@@ -438,8 +485,12 @@ def rerank(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A .jsonl or .parquet file, or a dataset (Hub id or folder).")
     ],
-    output: Annotated[Path, typer.Option(help="Where rows go with the columns best, scores and order, .jsonl.")],
-    judge: Annotated[str, typer.Option(help=f"Who scores: {_judges_help()}.")] = "quals",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where rows go with the columns best, scores and order, .jsonl.")
+    ],
+    judge: Annotated[
+        str, typer.Option(metavar="|".join(registered_judges()), help=f"Who scores: {_judges_help()}.")
+    ] = "quals",
     document_column: DocumentColumn = "document",
     candidates_column: Annotated[str, typer.Option(help="The column of lists of candidates.")] = "candidates",
     reference_column: Annotated[str, typer.Option(help="The column of references, for rouge.")] = "reference",
@@ -486,7 +537,7 @@ def preferences(
             help="What it was trained on, with input_ids and labels: a .parquet or .jsonl file, or a dataset.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Where prompt, chosen and rejected go, .jsonl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where prompt, chosen and rejected go, .jsonl.")],
     document_column: Annotated[
         str | None, typer.Option(help="That of the QualsCallback. Left out: input_ids are decoded.")
     ] = None,
@@ -518,11 +569,18 @@ def preferences(
 def make(
     first: Annotated[Path, typer.Argument(help="The first system's file: .jsonl, .csv or .parquet.", metavar="FIRST")],
     second: Annotated[Path, typer.Argument(help="The second's, of the same documents.", metavar="SECOND")],
-    output: Annotated[Path, typer.Option(help="The folder for study.html, study.csv and key.json.")],
-    num_items: Annotated[int, typer.Option(min=1, help="Documents to compare, drawn at random.")] = 100,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for study.html, study.csv and key.json.")],
+    num_items: Annotated[
+        int | None,
+        typer.Option(min=1, help="Documents to compare, drawn at random. Left out: 100, or all if there are fewer."),
+    ] = None,
+    annotators: Annotated[
+        int, typer.Option(min=1, help="Split the items among so many people, a page and a spreadsheet each.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Of the draw, the order and the sides.")] = 0,
     names: Annotated[
-        tuple[str, str] | None, typer.Option(help="Of the systems, for key and report. Left out: those of the files.")
+        str | None,
+        typer.Option(help="Of the systems, separated by a comma, for key and report. Left out: those of the files."),
     ] = None,
     document_column: DocumentColumn = "document",
     summary_column: SummaryColumn = "summary",
@@ -530,18 +588,23 @@ def make(
 ) -> None:
     """Make a study: a page and a spreadsheet for annotators, and the key to keep from them."""
     from .comparing.rows import Source
-    from .comparing.systems import join_systems
+    from .comparing.systems import join_systems, system_names
     from .human_eval.study import CELL_LIMIT, differs, draw, write_study
 
     with _refusing():
+        systems = system_names([first.stem, second.stem], None if names is None else names.split(","))
         comparisons = join_systems(*(Source(str(path), document_column, summary_column) for path in (first, second)))
         study = draw(comparisons, num_items, seed)
-        write_study(study, names or (first.stem, second.stem), output, inputs=[first, second], overwrite=overwrite)
+        write_study(
+            study, (systems[0], systems[1]), output, num_parts=annotators, inputs=[first, second], overwrite=overwrite
+        )
+    name = "study" if annotators == 1 else "study-1"
     num_same = sum(not differs(comparison) for comparison in comparisons)
     print(
-        f"Study {study.id}: {num_items} items of {len(comparisons)} documents; {num_same} with the same summary from "
-        f"both systems were left out.\nFor annotators: {output / 'study.html'} or {output / 'study.csv'}. Only for "
-        f"you: {output / 'key.json'}."
+        f"Study {study.id}: {len(study.items)} items of {len(comparisons)} documents; {num_same} with the same "
+        f"summary from both systems were left out.\nFor annotators: {output / name}.html or {output / name}.csv"
+        + (f", and so on to {annotators}, a part each" if annotators > 1 else "")
+        + f". Only for you: {output / 'key.json'}."
     )
     if study.num_beyond_cells:
         print(
@@ -554,7 +617,9 @@ def make(
 def report(
     key: Annotated[Path, typer.Argument(help="The key.json of the study.")],
     answers: Annotated[list[Path], typer.Argument(help="Annotators' answers: .json of the page, or filled .csv.")],
-    output: Annotated[Path | None, typer.Option(help="Where the report goes as well, .md or .json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the report goes as well, .md or .json.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Where the shares go as bars, .png or .svg.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and the picture.")] = False,
 ) -> None:
@@ -571,6 +636,53 @@ def report(
         result = report_of(key_of_study, read_all_answers(answers, key_of_study))
         write_report(result, output, picture, inputs=[key, *answers], overwrite=overwrite)
     print(to_markdown(result), end="")
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """
+    Train a summarizer: a recipe (see `hf-quals recipes`) or a YAML file, and options over it; --help lists them.
+
+    The same as python recipes/conseq.py.
+    """
+    from .recipe_files import run_recipe, with_recipe
+
+    with _refusing():
+        arguments = with_recipe(context.args)
+    run_recipe("conseq.py", arguments)
+
+
+@app.command()
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A recipe to copy. Left out: all are listed.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where its copy goes, .yaml. Left out: it is printed.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+) -> None:
+    """List the recipes of `hf-quals train` and the launch configurations of accelerate, or copy one."""
+    from .recipe_files import recipe_file, recipe_files, recipes_folder
+
+    if name is None:
+        for each, path in recipe_files().items():
+            lines = itertools.takewhile(lambda line: line.startswith("# "), path.read_text("utf-8").splitlines())
+            print(f"{each}: {' '.join(line.removeprefix('# ') for line in lines)}")
+        print(f"\nThey and their scripts lie in {recipes_folder()}")
+        return
+    with _refusing():
+        text = recipe_file(name).read_text(encoding="utf-8")
+        if output is None:
+            print(text, end="")
+            return
+        from .comparing.reports import check_folder, check_outputs, check_suffix
+        from .files import write_atomically
+
+        check_suffix(output, (".yaml", ".yml"))
+        check_outputs([output], overwrite=overwrite)
+        check_folder(output)
+        write_atomically(output, text)
 
 
 @app.command()
@@ -601,12 +713,53 @@ def publish(
 
 
 def _text(value: str) -> str:
+    """The document of --document: the text itself, or what a file or standard input holds."""
+    if value == "-":
+        return sys.stdin.read()
+    if _is_file(value):
+        raise _refusal(f"--document {value} names a file. Pass --document @{value} to score what it holds.")
     if not value.startswith("@"):
         return value
     try:
         return Path(value[1:]).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _refusal(f"--document {value}: {error}") from error
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # too long for a name, or not one
+        return False
+
+
+def _check_device(device: str | None) -> None:
+    """Refuses a device that this machine does not have, and says which it has."""
+    if device is None:
+        return
+    import torch
+
+    from .qagen.loading import resolve_device
+
+    try:
+        resolve_device(device)
+    except ValueError as error:
+        kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        here = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
+        what = str(error).split(": Expected one of")[0]  # all that torch was ever built for
+        raise _refusal(f"{what}. This machine has {', '.join(['cpu', *here])}.") from error
+
+
+def _naming_model(model: str | None, error: Exception) -> str:
+    """What a library says of a model that cannot be loaded, with the model's name if it does not say it."""
+    what = " ".join(str(error).split())
+    return what if model is None or model in what else f"{model} cannot be loaded: {what}"
+
+
+def _say(step: str) -> None:
+    """What a long step does, to whoever waits at a terminal for it."""
+    if sys.stderr.isatty():
+        print(step, file=sys.stderr)
 
 
 def _check_utf8(option: str, text: str) -> None:
@@ -645,6 +798,7 @@ def _refusal(message: str, code: int = 2) -> typer.Exit:
 
 def main() -> None:
     """Entry point of `hf-quals`."""
+    reuse_freed_memory()
     app()
 
 

@@ -6,6 +6,8 @@ metrics know scorers by it alone.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
@@ -13,6 +15,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from .errors import InputError
 
+
+logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -34,9 +38,10 @@ class Scorer(Protocol):
     """
     Scores summaries.
 
-    Subclass it, or write any class with these members; a subclass needs no more than `name` and `score`. A scorer that
-    can explain its results may also have `page(documents, summaries, results)`, which returns an HTML page;
-    [`QualsCallback`] writes it beside its tables.
+    Subclass it, or write any class with these members; a subclass needs no more than `name` and `score`. A
+    subclass need not care for single texts, which its `score` gets as lists, nor for telling people, once, that the
+    end of a text was not seen. A scorer that can explain its results may also have `page(documents, summaries,
+    results)`, which returns an HTML page; [`QualsCallback`] writes it beside its tables.
 
     Attributes:
         name (`str`): What the score is called: an evaluation's metric is `eval_{name}`.
@@ -58,6 +63,11 @@ class Scorer(Protocol):
     name: str
     reads_references: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "score" in vars(cls):
+            cls.score = _taking_single_texts(cls.score)  # type: ignore[method-assign]
+
     def score(
         self,
         documents: Sequence[str],
@@ -70,13 +80,14 @@ class Scorer(Protocol):
         Scores each summary against the document at the same index.
 
         Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries, none of them blank.
-            references (`Sequence[str]`, *optional*): As many references.
+            documents (`Sequence[str]` or `str`): The documents; a string is the document of all summaries.
+            summaries (`Sequence[str]` or `str`): As many summaries, none of them blank; a string goes with one
+                document.
+            references (`Sequence[str]` or `str`, *optional*): As many references.
             batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
 
         Returns:
-            `Sequence[ScorerResult]`: one result a summary, in order.
+            `Sequence[ScorerResult]`: one result a summary, in order; the result itself where `summaries` is a string.
 
         Raises:
             `ValueError`: for texts that [`check_texts`] refuses, or without references where they are needed.
@@ -86,6 +97,46 @@ class Scorer(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """All that scores depend on, as JSON's types: what was scored with other settings is not gone on with."""
         return {}
+
+
+def _taking_single_texts(score: Callable[..., Any]) -> Callable[..., Any]:
+    """The method `score` of a scorer, which takes lists, for single texts as well."""
+
+    @functools.wraps(score)
+    def scored(self: Scorer, documents: Any, summaries: Any, *, references: Any = None, **options: Any) -> Any:
+        is_single = isinstance(summaries, str)
+        if is_single and not isinstance(documents, str):
+            raise ValueError("A single summary goes with a single document: pass both as strings, or as lists.")
+        if is_single:
+            summaries = [summaries]
+        if isinstance(documents, str):
+            documents = [documents] * len(summaries)
+            references = [references] * len(summaries) if isinstance(references, str) else references
+        if references is not None:
+            options["references"] = references
+        results = score(self, documents, summaries, **options)
+        _warn_of_truncation(self.name, results)
+        return results[0] if is_single and len(results) == 1 else results
+
+    return scored
+
+
+# The names of the scorers that have said that they did not see the end of a text.
+_warned: set[str] = set()
+
+
+def _warn_of_truncation(name: str, results: Sequence[ScorerResult]) -> None:
+    kinds = {"documents": "document_truncated", "summaries": "summary_truncated"}
+    counts = {kind: sum(getattr(result, field, False) for result in results) for kind, field in kinds.items()}
+    cut = [f"{count} {kind}" for kind, count in counts.items() if count]
+    if cut and name not in _warned:
+        _warned.add(name)
+        logger.warning(
+            f"{name}: of {len(results)} rows, {' and '.join(cut)} are longer than its model reads; what stands behind "
+            "the cut was not seen. Shorten them, or take a model that reads more; QUALS reads long documents in "
+            "passages with QualsConfig(passage_words=…). Results have `document_truncated` and `summary_truncated`; "
+            "this is said once."
+        )
 
 
 def check_texts(

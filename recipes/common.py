@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
 
 
@@ -49,6 +50,7 @@ def parse_arguments(*dataclass_types: Any, **defaults: Any) -> tuple[Any, ...]:
         *dataclass_types: The dataclasses to fill.
         **defaults: Defaults that differ from the dataclasses' own.
     """
+    reuse_freed_memory()
     parser = HfArgumentParser(dataclass_types)
     parser.set_defaults(**defaults)
     arguments = sys.argv[1:]

@@ -35,12 +35,15 @@ from transformers import (
 )
 
 from hf_quals import QAGenModel, QATemplate
+from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.training import DataCollatorForQAGen
 
 
 # A busy machine takes its time; no test asserts one.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+# As the commands do when they start.
+reuse_freed_memory()
 
 # As of facebook/bart-large-cnn, in the proportions of tiny texts.
 SUMMARIZER_SETTINGS = {

@@ -6,6 +6,7 @@ import os
 import pickle
 import pty
 import random
+import re
 import shutil
 import signal
 import socket
@@ -342,6 +343,17 @@ def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
         (["in.jsonl", "--output", "out.jsonl", "--resume", "--overwrite"], "either --resume or --overwrite"),
         (["in.jsonl", "--document", "a"], "not both"),
         (["--document", "@no/such/file", "--summary", "a"], "No such file"),
+        (["--document", __file__, "--summary", "a"], f"Pass --document @{__file__} to score what it holds"),
+        (["--document", "a", "--summary", __file__], "names a file"),
+        (["-", "-o", "out.jsonl"], "standard input is read only once"),
+        (
+            ["--document", "a", "--summary", "b", "--model", "user/nothing"],
+            "user/nothing cannot be loaded: We couldn't",
+        ),
+        (
+            ["--document", "a", "--summary", "b", "--device", "gpu"],
+            "'gpu' is not available here. This machine has cpu",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message):
@@ -548,3 +560,43 @@ def test_a_process_that_waits_for_a_missing_peer_is_ended_by_a_signal(tmp_path):
         time.sleep(0.05)
     process.terminate()
     assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_document_comes_from_standard_input(tiny_causal_folder):
+    arguments = ["--document", "-", "--summary", "abcdefgh", "--model", tiny_causal_folder, "--max_pairs", "1"]
+    from_input = subprocess.run(
+        [*COMMAND, *arguments], input="abcdefgh abc", capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert from_input.returncode == 0, from_input.stderr
+    assert from_input.stdout == run(*arguments[:1], "abcdefgh abc", *arguments[2:]).stdout
+
+
+def test_csv_gets_the_scores_of_json_lines(scored, tmp_path, tiny_causal_folder):
+    source, expected, _ = scored
+    arguments = [source, "-o", tmp_path / "out.csv", "--model", tiny_causal_folder, "--batch_size", 10]
+    result = run(*arguments)
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows_of_csv = list(csv.DictReader(file))
+    for row, same in zip(rows_of_csv, read_jsonl(expected), strict=True):
+        assert row["summary"] == same["summary"]
+        assert (row["quals"] == "") == (same["quals"] is None)
+        if row["quals"]:
+            assert float(row["quals"]) == pytest.approx(same["quals"], abs=1e-4)
+    assert "quals_pairs" not in rows_of_csv[0]
+
+
+@pytest.mark.parametrize(
+    "command", [["score"], ["evaluate"], ["rerank"], ["human-eval", "make"], ["human-eval", "report"]]
+)
+def test_every_output_has_a_short_name(command):
+    printed = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert re.search(r"--output +-o ", printed)
+
+
+def test_help_shows_the_values_of_every_choice():
+    printed = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "published|log_ratio|worst_pair|answers|divergence" in printed
+    assert "auto|float32|bfloat16|float16" in printed
+    printed = CliRunner().invoke(app, ["rerank", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "entity|factcc|qags|quals|rouge" in printed

@@ -232,7 +232,7 @@ def test_a_summary_may_be_longer_than_its_document():
     ("documents", "summaries", "message"),
     [
         (["a"], ["b", "c"], "got 1 documents and 2 summaries"),
-        (["a"], "b", "got a single string"),
+        (["a"], "b", "A single summary goes with a single document"),
         (["a"], [None], "Row 0: the summary must be a string, got NoneType"),
         ([""], ["b"], "Row 0: the document is empty"),
     ],

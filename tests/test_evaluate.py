@@ -201,10 +201,18 @@ def test_one_system_is_not_compared(systems):
 # Judges
 
 
-def test_judges_without_a_hub_are_the_default_and_score_as_their_classes_do(tmp_path, systems, tiny_causal_folder):
-    cells = evaluated(tmp_path / "table.json", *systems, "--model", tiny_causal_folder)
+def test_what_is_cheap_is_the_default_and_costs_are_told_before(tmp_path, systems, tiny_causal_folder):
+    status, _, error = invoke(*systems, "--model", tiny_causal_folder, "--output", tmp_path / "table.json")
+    assert status == 0, error
+    told = error[error.index("Judges:") : error.index("quals:   0%")]  # before the first of them begins
+    chosen, left_out = told.split("Left out (ask for one with --judges entity,quals,rouge,factcc):")
+    for name in ("entity", "quals", "rouge"):
+        assert f"  {name}: " in chosen
+    assert "  qags: slow" in left_out
+    assert "of the Hub" in left_out
+    cells = cells_of(tmp_path / "table.json")
     assert [judge for judge, system in cells if system == "good"] == [
-        "entity precision", "QAGS", "QUALS", "ROUGE-1", "ROUGE-2", "ROUGE-L"
+        "entity precision", "QUALS", "ROUGE-1", "ROUGE-2", "ROUGE-L"
     ]  # fmt: skip
     scorer = QualsScorer.from_pretrained(tiny_causal_folder)
     for system, summaries in (("good", GOOD), ("bad", BAD)):
@@ -212,6 +220,26 @@ def test_judges_without_a_hub_are_the_default_and_score_as_their_classes_do(tmp_
         scored = [score for score in scores if not math.isnan(score)]
         assert cells["QUALS", system]["mean"] == pytest.approx(sum(scored) / len(scored), abs=1e-4)
         assert cells["QUALS", system]["unscored"] == len(scores) - len(scored)
+
+
+def test_options_of_the_scorer_count_for_quals(tmp_path, systems, tiny_causal_folder):
+    options = ["--num_beams", 8, "--max_pairs", 2, "--variant", "answers", "--dtype", "float32", "--batch_size", 2]
+    judged = [systems[0], "--judges", "quals", "--model", tiny_causal_folder, "--device", "cpu"]
+    cells = evaluated(tmp_path / "table.json", *judged, *options)
+    scorer = QualsScorer.from_pretrained(
+        tiny_causal_folder, num_beams=8, max_pairs=2, variant="answers", dtype="float32", device="cpu"
+    )
+    scores = [result.score for result in scorer.score(DOCUMENTS, GOOD)]
+    scored = [score for score in scores if not math.isnan(score)]
+    assert cells["QUALS", "good"]["mean"] == pytest.approx(sum(scored) / len(scored), abs=1e-4)
+    other = QualsScorer.from_pretrained(tiny_causal_folder, device="cpu").score(DOCUMENTS, GOOD)
+    assert scores != pytest.approx([result.score for result in other], nan_ok=True)
+    settings = json.loads((tmp_path / "table.json").read_text())["settings"]["quals"]
+    assert (settings["num_beams"], settings["dtype"]) == (8, "float32")
+    status, _, error = invoke(*judged, "--variant", "magic")
+    assert (status, "variant must be one of" in error) == (2, True)
+    status, _, error = invoke(*judged[:-1], "gpu")
+    assert (status, "'gpu' is not available here. This machine has cpu" in error) == (2, True)
 
 
 def test_factcc_scores_by_the_model_that_is_named(tmp_path, systems):

@@ -111,7 +111,7 @@ def test_no_rows_give_no_results():
     ("documents", "summaries", "message"),
     [
         (["a"], [], "got 1 documents and 0 summaries"),
-        ("a", ["b"], "got a single string"),
+        (["a"], "b", "A single summary goes with a single document"),
         (["a"], [None], "Row 0: the summary must be a string, got NoneType"),
         (["a"], [" "], "Row 0: the summary is empty"),
     ],

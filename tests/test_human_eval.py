@@ -294,6 +294,11 @@ def test_picture_labels_every_share():
     figure = picture(report_of(key, [Answers("Ada", choices)]))
     labels = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
     assert sorted(labels) == sorted(["2.5%", "22.5%", "75.0%"] * 3)
+    # 1 better and 30 worse of 31: 2 · (1 + 31) ways of 2^31.
+    titles = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert titles == [f"{name}\nn = 40, p < 0.001" for name in ("Factual consistency", "Informativeness", "Grammar")]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["better: costs $5", "equal", "better: costs $6"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +330,7 @@ def test_other_formats_and_columns(tmp_path, suffix):
         paths.append(tmp_path / f"{name}{suffix}")
         dataset = Dataset.from_dict({"article": ["a", "b"], "text": [summary, summary]})
         dataset.to_csv(paths[-1]) if suffix == ".csv" else dataset.to_parquet(paths[-1])
-    columns = ["--document-column", "article", "--summary-column", "text", "--names", "old", "new"]
+    columns = ["--document-column", "article", "--summary-column", "text", "--names", "old,new"]
     status, printed = invoke("make", *paths, "--output", tmp_path / "study", "--num-items", 2, *columns)
     assert status == 0, printed
     key = json.loads((tmp_path / "study" / "key.json").read_text())
@@ -385,7 +390,7 @@ def test_systems_of_one_name_need_names(tmp_path):
     paths = [write_jsonl(tmp_path / folder / "system.jsonl", [folder]) for folder in ("", "other")]
     paths[0].write_text(paths[0].read_text().replace('""', '"first"'))
     status, printed = invoke("make", *paths, "--output", tmp_path / "study", "--num-items", 1)
-    assert (status, "Pass two different --names" in printed) == (2, True)
+    assert (status, "Pass --names" in printed) == (2, True)
 
 
 def test_outputs_are_replaced_only_when_asked_to(study, systems, tmp_path):
@@ -425,7 +430,7 @@ def test_two_files_of_one_annotator_are_refused(study):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grammar": "better"}, "line 2, column 'grammar': expected A, equal or B, got 'better'"),
+        ({"grammar": "better"}, "line 2, column 'grammar': expected A, equal, B or cannot tell, got 'better'"),
         ({"item": "7"}, "line 2: the study has no item '7', it has 1 to 6"),
         ({"item": "2"}, "line 3: item 2 again"),
     ],
@@ -459,8 +464,8 @@ def test_answers_that_were_damaged_are_refused(study, name, value):
     [
         ({"1": None}, "item 1: expected an answer to each criterion, got null. Use the file as it was saved"),
         ({"1": "A"}, 'item 1: expected an answer to each criterion, got "A"'),
-        ({"1": {"grammar": None}}, "item 1, grammar: expected A, equal or B, got None"),
-        ({"1": {"grammar": ["A"]}}, "item 1, grammar: expected A, equal or B, got ['A']"),
+        ({"1": {"grammar": None}}, "item 1, grammar: expected A, equal, B or cannot tell, got None"),
+        ({"1": {"grammar": ["A"]}}, "item 1, grammar: expected A, equal, B or cannot tell, got ['A']"),
         ({"1": {"grammar": "A"}, "01": {"grammar": "B"}}, "item 1 again, as '01'"),
         ({"9" * 5000: {"grammar": "A"}}, "the study has no item '999"),
     ],
@@ -520,3 +525,45 @@ def test_page_holds_every_text_and_no_markup_of_theirs(tmp_path):
     assert "href=" not in page.replace('href="data:,"', "")
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_a_hundred_items_or_all_are_drawn_where_nobody_asks_for_a_number(systems, tmp_path):
+    assert [len(draw(comparisons(count)).items) for count in (6, 100, 101)] == [6, 100, 100]
+    status, printed = invoke("make", *systems, "-o", tmp_path / "all")
+    assert (status, "6 items of 6 documents" in printed) == (0, True), printed
+    status, printed = invoke("make", systems[0], systems[0], "-o", tmp_path / "none", "--names", "a,b")
+    assert (status, "only 0 have two different summaries" in printed) == (2, True), printed
+
+
+def test_parts_hold_every_item_once_and_one_key_unblinds_them(systems, tmp_path):
+    status, printed = invoke("make", *systems, "-o", tmp_path / "study", "--annotators", 4)
+    assert (status, "study-1.html" in printed) == (0, True), printed
+    names = [f"study-{part}.{suffix}" for part in range(1, 5) for suffix in ("csv", "html")]
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["key.json", *names]
+    parts = []
+    for part in range(1, 5):
+        with open(tmp_path / "study" / f"study-{part}.csv", encoding="utf-8-sig", newline="") as file:
+            parts.append([row["item"] for row in csv.DictReader(file)])
+    assert parts == [["1", "5"], ["2", "6"], ["3"], ["4"]]
+    status, printed = invoke("make", *systems, "-o", tmp_path / "many", "--annotators", 7)
+    assert (status, "6 items cannot be split among 7 --annotators" in printed) == (2, True), printed
+
+
+def test_cannot_tell_is_no_verdict_and_alpha_says_what_it_rests_on(study, tmp_path):
+    ada = write_answers(study, "Ada", lambda item: "cannot tell" if item["item"] == "1" else good_side(item))
+    rows = [item | dict.fromkeys(CRITERIA, good_side(item)) for item in items_of(study)][:3]
+    rows[2] |= {"grammar": "equal", "comment": " <b>hard</b>\nto say "}
+    bob = write_csv_answers(study, "bob", rows)
+    status, printed = invoke("report", study / "key.json", ada, bob, "-o", tmp_path / "report.json")
+    assert status == 0, printed
+    assert "Answers “cannot tell”, left out: Factual consistency 1, Informativeness 1, Grammar 1" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    grammar = report["criteria"][2]
+    # Item 1 has bob's verdict alone; 2 and 3 have both, the third without a majority; 4 to 6 have Ada's.
+    assert (grammar["better"], grammar["equal"], grammar["cannot_tell"], grammar["alpha_items"]) == (5, 1, 1, 2)
+    assert re.search(r"\| Grammar .* \S+ \(2 items\) \|", printed)
+    shown = items_of(study)[2]
+    sides = {"A": "good", "B": "bad"} if good_side(shown) == "A" else {"A": "bad", "B": "good"}
+    assert report["comments"] == [{"item": 3, "annotator": "bob", **sides, "text": "<b>hard</b>\nto say"}]
+    assert f"- Item 3 (A: {sides['A']}, B: {sides['B']}), bob: &lt;b>hard&lt;/b> to say" in printed
+    assert report["complete"] == {"Ada": 6, "bob": 3}

@@ -17,7 +17,7 @@ from hf_quals.human_eval.study import CRITERIA
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-DIGIT = {"A": "1", "equal": "2", "B": "3"}
+DIGIT = {"A": "1", "equal": "2", "B": "3", "cannot tell": "4"}
 OTHER = {"A": "B", "B": "A"}
 TRAP = "</script><script>document.title = 'broken'</script><!--<script> “quoted”\n2 < 3 &amp; {{study}}"
 
@@ -133,7 +133,7 @@ def test_three_items_by_keyboard_and_mouse_with_a_reload_in_between(browser, stu
     page.click("informativeness", "equal")
     browser.refresh()
     assert page["heading"].text == "Item 2 of 3"
-    assert page["progress-text"].text == "1 complete"
+    assert page["progress-text"].text == "1 of 3 complete"
     assert page.chosen() == {"factual_consistency": second, "informativeness": "equal"}
     page.click("grammar", OTHER[second])
     page["next"].click()
@@ -290,3 +290,83 @@ def test_two_tabs_do_not_overwrite_each_other(browser, study):
     browser.switch_to.window(browser.window_handles[-1])
     browser.close()
     browser.switch_to.window(first)
+
+
+def test_comments_and_cannot_tell_reach_the_report(browser, study, tmp_path):
+    page = Page(browser, study)
+    page.press(DIGIT["cannot tell"], "1", "1")
+    assert page.chosen()["factual_consistency"] == "cannot tell"
+    page["comment"].send_keys("too short j2 to judge")  # letters that are keys elsewhere
+    assert page["heading"].text == "Item 1 of 3"
+    browser.refresh()
+    assert page["message"].text == ""
+    assert page["comment"].get_attribute("value") == "too short j2 to judge"
+    page["next"].click()
+    assert page["comment"].get_attribute("value") == ""
+    answers = page.download()
+    arguments = [str(study / "key.json"), str(answers), "--output", str(tmp_path / "report.json")]
+    result = CliRunner().invoke(app, ["human-eval", "report", *arguments])
+    assert "“cannot tell”, left out: Factual consistency 1" in result.output
+    assert "Ada Lovelace: too short j2 to judge" in result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["complete"] == {"Ada Lovelace": 1}
+    assert [(row["unanswered"], row["cannot_tell"]) for row in report["criteria"]] == [(3, 1), (2, 0), (2, 0)]
+
+
+def test_annotators_split_the_items(browser, study, tmp_path):
+    files = [str(study.parent / f"{system}.jsonl") for system in ("good", "bad")]
+    arguments = ["make", *files, "-o", str(tmp_path / "parts"), "--annotators", "2"]
+    assert CliRunner().invoke(app, ["human-eval", *arguments]).exit_code == 0
+    answers = []
+    for part, (name, count) in enumerate([("Ada", 2), ("Bob", 1)], start=1):
+        browser.get((tmp_path / "parts" / f"study-{part}.html").as_uri())
+        page = PageAsItIs(browser)
+        page["annotator"].send_keys(name, Keys.ENTER)
+        for number in range(count):
+            assert page["heading"].text == f"Item {number + 1} of {count}"
+            assert page["message"].text == ""
+            page.press(*[DIGIT[page.good_side()]] * 3, "j")
+        answers.append(tmp_path / f"{name}.json")
+        shutil.copy(page.download(), answers[-1])
+    assert [sorted(json.loads(path.read_text())["answers"]) for path in answers] == [["1", "3"], ["2"]]
+    result = CliRunner().invoke(
+        app, ["human-eval", "report", str(tmp_path / "parts" / "key.json"), *map(str, answers)]
+    )
+    assert "completed by: Ada 2, Bob 1" in result.output
+    assert "| 100.0% |  0.0% |  0.0% |     3 |" in result.output
+
+
+@pytest.fixture
+def phone(browser):
+    metrics = {"width": 390, "height": 664, "deviceScaleFactor": 2, "mobile": True}  # beneath Safari's bars
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def box(browser, name):
+    return browser.execute_script(
+        "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.top, box.bottom]", name
+    )
+
+
+def test_a_phone_shows_summaries_beside_the_document_and_the_start_button_at_once(phone, tmp_path):
+    for system in ("good", "bad"):
+        row = {
+            "document": "A sentence of a long document. " * 200,
+            "summary": f"{system} summary of some length. " * 6,
+        }
+        (tmp_path / f"{system}.jsonl").write_text(json.dumps(row) + "\n")
+    files = [str(tmp_path / f"{system}.jsonl") for system in ("good", "bad")]
+    assert CliRunner().invoke(app, ["human-eval", "make", *files, "-o", str(tmp_path / "study")]).exit_code == 0
+    phone.get((tmp_path / "study" / "study.html").as_uri())
+    assert box(phone, "#start button.primary")[1] <= 664
+    page = Page(phone, tmp_path / "study")
+    assert page["progress-text"].is_displayed()
+    assert page["progress-text"].text == "0 of 1 complete"
+    before = box(phone, ".summaries")
+    phone.execute_script("document.getElementById('document-card').scrollTop = 2000")
+    assert phone.execute_script("return document.getElementById('document-card').scrollTop") == 2000
+    assert box(phone, ".summaries") == before
+    assert before[1] <= 664
+    assert phone.execute_script("return document.documentElement.scrollWidth") == 390

@@ -17,6 +17,7 @@ from hf_quals.comparing.systems import Comparison
 from hf_quals.errors import InputError
 from hf_quals.files import markdown_table
 from hf_quals.judges import registry
+from hf_quals.judges.entities import EntityScorer, RuleFinder
 from hf_quals.judges.registry import Judge, default_judges, make_judges, register_judge, registered_judges
 from hf_quals.judges.rouge import RougeScorer
 from hf_quals.scorers import by_document
@@ -53,8 +54,9 @@ def test_settings_of_a_scorer_are_json(name, options):
 
 
 def test_defaults_need_no_hub_and_references_only_where_there_are_some():
-    assert default_judges(with_references=True) == ["entity", "qags", "quals", "rouge"]
-    assert default_judges(with_references=False) == ["entity", "qags", "quals"]
+    assert default_judges(with_references=True) == ["entity", "quals", "rouge"]
+    assert default_judges(with_references=False) == ["entity", "quals"]
+    assert default_judges(with_references=False, with_slow=True) == ["entity", "qags", "quals"]
 
 
 def test_each_judge_takes_the_options_that_are_its_own():
@@ -66,7 +68,7 @@ def test_each_judge_takes_the_options_that_are_its_own():
 
 
 def test_options_and_names_that_no_judge_has_are_refused():
-    with pytest.raises(TypeError, match=r"No judge has the option 'modle'\. Known are factcc_model, model"):
+    with pytest.raises(TypeError, match=r"No judge has the option 'modle'\. Known are device, dtype, factcc_model"):
         make_judges(["entity"], modle="a")
     with pytest.raises(InputError, match="No judge is called 'bleu'"):
         make_judges(["bleu"])
@@ -148,12 +150,13 @@ def test_the_table_of_the_docs_is_the_registry():
             f"`{judge.name}`",
             ", ".join(judge.columns),
             judge.needs,
+            judge.cost,
             "yes" if judge.reads_references else "no",
             "yes" if judge.needs_hub else "no",
         ]
         for judge in registered_judges().values()
     ]
-    table = markdown_table(["judge", "scores", "needs", "references", "Hub"], rows, num_left=5)
+    table = markdown_table(["judge", "scores", "needs", "cost of a summary", "references", "Hub"], rows, num_left=6)
     assert table in (Path(__file__).parents[1] / "docs" / "judges.md").read_text()
 
 
@@ -201,3 +204,32 @@ def test_judge_that_returns_another_number_of_results_is_said_to(num_results):
 def test_names_given_as_one_string_are_refused():
     with pytest.raises(InputError, match="got the string 'quals'"):
         make_judges("quals")
+
+
+@pytest.mark.parametrize("scorer", [EntityScorer(RuleFinder()), RougeScorer()], ids=["entity", "rouge"])
+def test_one_document_goes_with_many_summaries_and_one_summary_has_one_result(scorer):
+    document, summaries = "Lewis saw 12 fights.", ["Lewis saw 12.", "Fury saw 13."]
+    reference = "Lewis saw 12 fights"
+    whole = scorer.score([document] * 2, summaries, references=[reference] * 2)
+    assert whole[0] != whole[1]
+    assert scorer.score(document, summaries, references=reference) == whole
+    assert scorer.score(document, summaries[1], references=reference) == whole[1]
+
+
+class ShortSighted(Scorer):
+    name = "short-sighted"
+
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        return [
+            SimpleNamespace(score=0.0, document_truncated=len(document) > 5, summary_truncated=len(summary) > 3)
+            for document, summary in zip(documents, summaries, strict=True)
+        ]
+
+
+def test_that_the_end_of_texts_was_not_seen_is_said_once(caplog):
+    scorer = ShortSighted()
+    scorer.score(["abc", "abcdef"], ["a", "b"])
+    scorer.score("abcdef", ["abcd", "b", "c"])
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "of 2 rows, 1 documents are longer than its model reads" in message
+    assert "passage_words" in message

@@ -196,6 +196,18 @@ def test_unknown_options_and_halves_of_a_choice_are_refused(tiny_causal_folder):
             load("qags").compute(**inputs, **options)
 
 
+def test_options_of_the_scorer_count_for_quals(tiny_causal_folder):
+    texts = {"predictions": ["abc def", "xyz"], "sources": ["abc def ghi", "uvw xyz"]}
+    options = {"num_beams": 8, "max_pairs": 2, "variant": "answers", "dtype": "float32", "device": "cpu"}
+    given = load("quals").compute(**texts, model_id=tiny_causal_folder, batch_size=1, **options)
+    scorer = QualsScorer.from_pretrained(tiny_causal_folder, **options)
+    expected = [result.score for result in scorer.score(texts["sources"], texts["predictions"])]
+    scores = [math.nan if score is None else score for score in given["scores"]]
+    assert scores == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    plain = load("quals").compute(**texts, model_id=tiny_causal_folder)
+    assert plain["scores"] != given["scores"]
+
+
 def test_a_name_that_is_no_metric_is_refused():
     with pytest.raises(
         ValueError, match="There is no metric 'rouge'; there are entity_precision, factcc, qags, quals"

@@ -266,6 +266,15 @@ def test_answers_of_different_lengths_end_each_for_itself():
     assert answers == by_hand
 
 
+def test_every_batch_tells_how_many_texts_are_done(qagen):
+    done = []
+    pairs = qagen.generate(DOCUMENTS, **DECODING, batch_size=2, on_batch=done.append)
+    qagen.log_probs(DOCUMENTS, pairs, batch_size=2, on_batch=done.append)
+    qagen.read(DOCUMENTS, pairs, batch_size=1, on_batch=done.append)
+    qagen.answer(DOCUMENTS, [["who"], [], ["what"]], batch_size=2, on_batch=done.append)
+    assert done == [2, 1, 2, 1, 1, 1, 1, 2]
+
+
 def test_model_that_writes_the_answer_first_cannot_be_asked():
     backwards = QAGenModel(tiny_model("llama"), tiny_tokenizer("llama"), QATemplate("{text}?", "{answer}|{question}"))
     with pytest.raises(ValueError, match="cannot be asked"):

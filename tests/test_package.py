@@ -31,6 +31,16 @@ def test_every_public_name_can_be_imported(name):
     assert getattr(hf_quals, name).__doc__ or isinstance(getattr(hf_quals, name), hf_quals.QATemplate)
 
 
+def test_dir_shows_public_names_only_and_packages_are_reachable():
+    code = (
+        "import hf_quals, sys; print([name for name in dir(hf_quals) if name.startswith('_')], "
+        "{'judges', 'metrics'} <= set(dir(hf_quals)), 'hf_quals.metrics' in sys.modules, "
+        "hf_quals.metrics.NAMES[0], hf_quals.judges.RougeScorer().name, 'torch' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == "[] True False entity_precision rouge False".split()
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Quals'"):
         hf_quals.Quals  # noqa: B018

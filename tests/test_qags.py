@@ -340,7 +340,7 @@ def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(number):
     ("documents", "summaries", "message"),
     [
         (["a"], ["b", "c"], "got 1 documents and 2 summaries"),
-        ("a", ["b"], "got a single string"),
+        (["a"], "b", "A single summary goes with a single document"),
         ([None], ["b"], "Row 0: the document must be a string, got NoneType"),
         (["a"], [""], "Row 0: the summary is empty"),
     ],

@@ -78,6 +78,49 @@ def predictions(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
+# ---- The command ----
+
+
+def hf_quals(*words):
+    command = [sys.executable, "-m", "hf_quals.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_recipes_are_listed_copied_and_refused_by_name(tmp_path):
+    listed = hf_quals("recipes").stdout
+    for path in [*RECIPES.glob("*.yaml"), *RECIPES.glob("accelerate/*.yaml")]:
+        assert f"\n{path.relative_to(RECIPES).with_suffix('')}: " in f"\n{listed}"
+    assert f"lie in {RECIPES}" in listed
+    copy = tmp_path / "mine.yaml"
+    assert hf_quals("recipes", "accelerate/fsdp2", "-o", copy).returncode == 0
+    assert copy.read_text() == (RECIPES / "accelerate" / "fsdp2.yaml").read_text()
+    for words, message in [
+        (["recipes", "accelerate/fsdp2", "-o", copy], "exists. Pass --overwrite"),
+        (["recipes", "bart"], "No recipe is called 'bart'. There are accelerate/ddp"),
+        (["train", "bart"], "No recipe is called 'bart'"),
+    ]:
+        refused = hf_quals(*words)
+        assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.parametrize("name", ["smollm2_scitldr_cpu", RECIPES / "smollm2_scitldr_cpu.yaml"])
+def test_train_is_the_script_and_a_recipe_goes_by_its_name(name, tmp_path):
+    words = ["--dataset", "none.jsonl", "--stage", "wrong", "--output_dir", tmp_path]
+    assert "stage must be one of mle, conseq, all, got 'wrong'" in hf_quals("train", name, *words).stderr
+    assert "required: --dataset" in hf_quals("train", name, *words[4:]).stderr  # of the file, --dataset is not
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_train_with_the_command(world, tmp_path):
+    words = command(world, "bart", tmp_path, "--stage", "conseq", "--selection", "none", "--max_steps", 2, processes=2)
+    script = words.index(str(RECIPES / "conseq.py"))
+    words[script : script + 1] = ["-m", "hf_quals.cli", "train"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "conseq" / "all_results.json").read_text())["steps"] == 2
+    assert len(predictions(tmp_path / "conseq")) == 5
+
+
 # ---- Whole runs ----
 
 

@@ -65,7 +65,14 @@ BAD_FILES = {
     ),
     "deep.jsonl": (b'{"document": ' + b"[" * 100_000, "deep.jsonl, line 1: JSON that cannot be read"),
     "digits.jsonl": (b'{"document": ' + b"1" * 5000 + b"}", "digits.jsonl, line 1: JSON that cannot be read"),
-    "array.json": (b'[\n{"document": "a", "summary": "b"}\n]', "array.json, line 1: invalid JSON"),
+    "array.json": (b'[\n{"document": "a" "summary": "b"}\n]', "array.json, line 2: invalid JSON"),
+    "numbers.json": (
+        b'[{"document": "a", "summary": "b"}, 7]',
+        "numbers.json, element 2: expected a JSON object, got",
+    ),
+    "element.json": (b'[{"document": "a"}]', "element.json, element 1: no column 'summary'"),
+    "-": (None, "standard input is read only once"),
+    "cells.tsv": (b"document\tsummary\na;b\n", "cells.tsv, line 2: 1 cells, but the header has 2"),
     "unclosed.csv": (b'document,summary\na,b\n"c,d\n', "unclosed.csv, line 3: unexpected end of data"),
     "twice.csv": (b"document,document\n", "twice.csv, line 1: two columns have the same name"),
     "broken.parquet": (b"PAR0", "broken.parquet: not a Parquet file"),
@@ -84,8 +91,9 @@ BAD_FILES = {
 def test_bad_input_is_named_by_file_line_and_column(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
+    path = name if name == "-" else str(tmp_path / name)
     with pytest.raises(InputError) as raised:
-        check(Source(str(tmp_path / name), "document", "summary"), ("quals",), tmp_path / "out.jsonl")
+        check(Source(path, "document", "summary"), ("quals",), tmp_path / "out.jsonl")
     assert message in str(raised.value)
 
 
@@ -363,3 +371,37 @@ def test_an_input_that_scoring_would_write_over_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=f"{name} would become a part of the input"):
         score_file(None, source, tmp_path / "out.jsonl", settings={}, overwrite=True)
     assert Path(source.path).read_text() == json.dumps(PAIR) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.json", ' \n[{"document": "a, b", "summary": "c;\td"},\n {"document": "e", "summary": "f"}]\n'),
+        ("in.json", '\ufeff[{"document": "a, b", "summary": "c;\\td"}, {"document": "e", "summary": "f"}]'),
+        ("in.json", '{"document": "a, b", "summary": "c;\\td"}\n{"document": "e", "summary": "f"}\n'),
+        ("in.csv", '"document";summary\na, b;"c;\td"\ne;f\n'),
+        ("in.csv", 'document\tsummary\r\na, b\t"c;\td"\r\ne\tf\r\n'),
+        ("in.csv", 'document,summary\n"a, b",c;\td\ne,f\n'),
+        ("in.TSV", 'document\tsummary\na, b\t"c;\td"\ne\tf\n'),
+    ],
+)
+def test_arrays_and_cells_between_semicolons_and_tabs_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.replace('c;\td"}', 'c;\\td"}').encode())
+    rows = [row for _, row in source_of(tmp_path / name).rows()]
+    assert rows == [{"document": "a, b", "summary": "c;\td"}, {"document": "e", "summary": "f"}]
+
+
+def test_csv_has_the_rows_of_json_lines(tmp_path):
+    path = write_jsonl(
+        tmp_path / "in.jsonl", [PAIR | {"document": 'a, "b"\n=c'}, PAIR | {"id": 7, "tags": ["x", None]}]
+    )
+    checked = check(source_of(path), tuple(SCORES.names), tmp_path / "out.csv")
+    partial = PartialScores(tmp_path / "out.csv", {}, checked.digests)
+    partial.append({0: scores(None), 1: scores(-0.5)})
+    partial.finish(source_of(path), checked, pa.schema([*SCORES, ("quals_summary_truncated", pa.bool_())]))
+    rows = [row for _, row in source_of(tmp_path / "out.csv").rows()]
+    cut = {"quals_document_truncated": "false", "quals_summary_truncated": "false"}
+    assert rows == [
+        {"document": 'a, "b"\n=c', "summary": "b", "id": "", "tags": "", "quals": "", **cut},
+        {"document": "a", "summary": "b", "id": "7", "tags": '["x", null]', "quals": "-0.5", **cut},
+    ]

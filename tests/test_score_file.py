@@ -4,6 +4,7 @@ import re
 
 import pyarrow.parquet as pq
 import pytest
+from tqdm import tqdm
 
 from hf_quals.comparing.rows import Source
 from hf_quals.comparing.score_file import score_file
@@ -183,3 +184,16 @@ def test_settings_may_be_a_function_that_bad_input_does_not_call(source, tmp_pat
 
 def test_a_function_is_called_for_the_settings_that_are_left_out(source, tmp_path):
     assert score_file(Lengths, source, tmp_path / "out.jsonl").num_rows == 12
+
+
+def test_the_bar_moves_with_every_batch(source, tmp_path, monkeypatch):
+    moved = []
+
+    class Bar(tqdm):
+        def update(self, n=1):
+            moved.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr("hf_quals.comparing.score_file.tqdm", Bar)
+    score_file(Lengths(), source, tmp_path / "out.jsonl", batch_size=5)
+    assert moved == [5, 5, 2]

@@ -123,6 +123,15 @@ def test_results_depend_neither_on_batch_size_nor_on_order(scorer):
         assert [pair.question for pair in one.pairs] == [pair.question for pair in other.pairs]
 
 
+@pytest.mark.parametrize(("asked", "shown"), [(True, True), (False, False), (None, False)])
+def test_a_bar_is_shown_where_it_is_wanted(asked, shown, capsys):
+    scorer = QualsScorer(tiny_qagen("llama"))
+    scorer.score(DOCUMENTS, SUMMARIES, batch_size=1, show_progress_bar=asked)
+    bar = capsys.readouterr().err
+    # Three summaries, two of whose documents are equal.
+    assert ("QUALS" in bar, "0/5" in bar) == (shown, shown)
+
+
 def test_document_is_computed_once_for_all_its_summaries(scorer, monkeypatch):
     documents = []
     log_probs = scorer.model.log_probs
@@ -174,7 +183,7 @@ def test_no_rows_give_no_results(scorer):
     ("documents", "summaries", "message"),
     [
         (["a"], ["b", "c"], "got 1 documents and 2 summaries"),
-        ("a", ["b"], "got a single string"),
+        (["a"], "b", "A single summary goes with a single document"),
         (["a", "b"], ["c", " "], "Row 1: the summary is empty"),
         (["a", None], ["c", "d"], "Row 1: the document must be a string, got NoneType"),
     ],

@@ -6,6 +6,7 @@ under a temporary name, which is renamed. A kill at any moment leaves the old st
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
@@ -13,6 +14,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -190,7 +192,8 @@ class PartialScores(RowScores):
             if digest.hexdigest() != checked.sha256:
                 raise changed
 
-        write: Callable[..., None] = _write_jsonl if checked.schema is None else _write_parquet
+        writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".csv": _write_csv}
+        write = writers.get(self.output.suffix.lower(), _write_jsonl)
         try:
             with replacing(self.output) as temporary:
                 write(temporary, source, joined(), checked.schema, score_schema)
@@ -208,6 +211,22 @@ def partial_path(output: Path) -> Path:
 def _write_jsonl(path: Path, source: Source, rows: Iterator[tuple[str, Row, Row]], *_: None) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(to_json({**row, **scores}, place) + "\n" for place, row, scores in rows)
+
+
+def _write_csv(
+    path: Path, source: Source, rows: Iterator[tuple[str, Row, Row]], _: None, score_schema: pa.Schema
+) -> None:
+    """Texts as they are; nothing as an empty cell; what is neither text nor nothing as JSON."""
+
+    def cell(value: Any, place: str) -> str:
+        return value if isinstance(value, str) else "" if value is None else to_json(value, place)
+
+    own = dict.fromkeys(name for _, row in source.rows() for name in row)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*own, *score_schema.names])
+        writer.writeheader()
+        for place, row, scores in rows:
+            writer.writerow({name: cell(value, place) for name, value in {**row, **scores}.items()})
 
 
 def _write_parquet(

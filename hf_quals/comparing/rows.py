@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from ..errors import InputError
 
 
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".tsv")
 ROWS_AT_ONCE = 256
 
 Row = dict[str, Any]
@@ -38,8 +38,9 @@ class Source:
     Where documents and summaries come from.
 
     Args:
-        path (`str`): A `.jsonl` (or `.json`, of lines), `.csv` or `.parquet` file, or a dataset folder or Hub id for
-            `load_dataset`.
+        path (`str`): A `.jsonl`, `.json` (of lines, or an array), `.csv`, `.tsv` or `.parquet` file, or a dataset
+            folder or Hub id for `load_dataset`. Cells of CSV are separated by what separates the header's: commas,
+            or semicolons or tabs where there is none.
         document_column (`str`, *optional*, defaults to `"document"`): The column of documents.
         summary_column (`str`, *optional*, defaults to `"summary"`): The column of summaries.
         split (`str`, *optional*, defaults to `"train"`): The split of a dataset; files have none.
@@ -57,10 +58,16 @@ class Source:
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yields where a row stands (`"file.csv, line 3"`) and the row; blank lines are no rows."""
+        if self.path == "-":
+            raise InputError(
+                "-: standard input is read only once, but rows are read twice, all of them before the first is "
+                "scored. Save them in a file, and name it."
+            )
         if self.suffix in FORMATS:
             if not Path(self.path).is_file():
                 raise InputError(f"{self.path}: no such file.")
-            return {".csv": _csv_rows, ".parquet": _parquet_rows}.get(self.suffix, _jsonl_rows)(self.path)
+            readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
+            return readers.get(self.suffix, _jsonl_rows)(self.path)
         if Path(self.path).is_file():
             raise InputError(f"{self.path}: expected a file that ends in {', '.join(FORMATS)}.")
         return _dataset_rows(self.path, self.split)
@@ -90,6 +97,31 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
         yield place, row
 
 
+def _json_rows(path: str) -> Iterator[tuple[str, Row]]:
+    """The rows of an array, or of lines."""
+    text = "".join(text for _, text in _lines(path)) if _begins_with(path, "[") else None
+    if text is None:
+        yield from _jsonl_rows(path)
+        return
+    try:
+        rows = json.loads(text, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno}: invalid JSON: {error.msg} at character {error.colno}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: JSON that cannot be read: {error}.") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, element {number}: expected a JSON object, got {type(row).__name__}.")
+        yield f"{path}, element {number}", row
+
+
+def _begins_with(path: str, mark: str) -> bool:
+    """Whether the first character that is no white space is this one."""
+    return next((text.lstrip() for _, text in _lines(path) if text.strip()), "").startswith(mark)
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> Row:
     """An object of JSON, for `object_pairs_hook`; a `ValueError` for a key that occurs twice."""
     row = dict(pairs)
@@ -101,7 +133,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> Row:
 
 def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    reader = csv.reader((text for _, text in _lines(path)), strict=True, delimiter=_delimiter(path))
     start = 1
     try:
         header = next(reader, [])
@@ -119,6 +151,13 @@ def _csv_rows(path: str) -> Iterator[tuple[str, Row]]:
             yield f"{path}, line {start}", dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}, line {start}: {error}.") from error
+
+
+def _delimiter(path: str) -> str:
+    """What separates cells: a tab in `.tsv`, else what the header has, a comma above all."""
+    header = next((text for _, text in _lines(path)), "")
+    marks = "\t" if path.lower().endswith(".tsv") else ",;\t"
+    return next((mark for mark in marks if mark in header), marks[0])
 
 
 def _parquet_rows(path: str) -> Iterator[tuple[str, Row]]:
@@ -302,8 +341,8 @@ def _has_surrogate(value: Any) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in json.dumps(value, ensure_ascii=False, default=repr))
 
 
-def to_json(row: Row, place: str) -> str:
-    """The row as a line of JSON, dates and times in ISO 8601."""
+def to_json(row: Any, place: str) -> str:
+    """The row, or a value of it, as a line of JSON, dates and times in ISO 8601."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, (datetime.date, datetime.time)):

@@ -40,6 +40,7 @@ def compare_systems(
     *,
     html: Path | None = None,
     resume: bool = False,
+    batch_size: int = 8,
 ) -> ScoreTable:
     """
     Lets judges score systems' summaries.
@@ -52,6 +53,7 @@ def compare_systems(
         folder (`Path`, *optional*): Where scores are kept, in a `.jsonl` file a judge.
         html (`Path`, *optional*): Where the page goes that explains what QUALS says of each summary.
         resume (`bool`, *optional*, defaults to `False`): Whether to go on from scores in `folder`.
+        batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
 
     Raises:
         [`InputError`]: if a judge needs references and there are none, or scores to go on from are of other texts or
@@ -71,7 +73,7 @@ def compare_systems(
     truncated = {}
     for judge in judges:
         try:
-            rows = judge_rows(judge, comparisons, kept[judge.name])
+            rows = judge_rows(judge, comparisons, kept[judge.name], batch_size=batch_size)
         except Exception as error:  # whatever a model or a library raises is this judge's failure alone
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             cells += [Cell(column, system, error=reason) for column in judge.columns for system in systems]
@@ -83,22 +85,6 @@ def compare_systems(
             cells += make_cells(column, systems, np.array([row[column] for row in rows], dtype=float))
     settings = {judge.name: judge.settings for judge in judges}
     return ScoreTable(tuple(systems), len(comparisons), settings, truncated, tuple(cells))
-
-
-def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]:
-    """
-    The systems' names: as given, or those they are known by, which are their files' or columns'.
-
-    Raises:
-        [`InputError`]: if there are not as many as systems, or two are the same.
-    """
-    chosen = list(known if names is None else names)
-    if len(chosen) != len(known):
-        raise InputError(f"{len(known)} systems need as many `names`, got {len(chosen)}.")
-    for number, name in enumerate(chosen):
-        if not name.strip() or name in chosen[:number]:
-            raise InputError(f"Each system needs a name of its own, got {', '.join(map(repr, chosen))}. Pass `names`.")
-    return chosen
 
 
 @contextlib.contextmanager
@@ -169,7 +155,9 @@ def _page(comparisons: Sequence[Comparison], systems: Sequence[str], rows: Seque
     return page(documents, summaries, results, names=list(systems) * len(comparisons) if len(systems) > 1 else None)
 
 
-def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None) -> list[Row]:
+def judge_rows(
+    judge: Judge, comparisons: Sequence[Comparison], kept: RowScores | None = None, *, batch_size: int = 8
+) -> list[Row]:
     """
     Lets a judge score what is not scored yet, all documents that `kept` has no scores of. It is loaded only if there
     is something to score.
@@ -183,15 +171,18 @@ def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores 
     rows: dict[int, Row] = {}
     missing = [row for row in range(len(comparisons)) if kept is None or not kept.is_scored(row)]
     if missing:
-        scorer = judge.load()
-        if kept is not None:
-            # Not before the model is there: a mistyped name leaves nothing behind.
-            kept.path.parent.mkdir(parents=True, exist_ok=True)
         done = len(comparisons) - len(missing)
-        with tqdm(total=len(comparisons), initial=done, desc=judge.name, unit=" documents") as progress:
+        loading = f"{judge.name} is loaded"
+        with tqdm(total=len(comparisons), initial=done, desc=loading, unit=" documents") as progress:
+            scorer = judge.load()
+            progress.set_description(judge.name)
+            if kept is not None:
+                # Not before the model is there: a mistyped name leaves nothing behind.
+                kept.path.parent.mkdir(parents=True, exist_ok=True)
             for start in range(0, len(missing), _DOCUMENTS_AT_ONCE):
                 part = missing[start : start + _DOCUMENTS_AT_ONCE]
-                scored = dict(zip(part, _score(judge, scorer, [comparisons[row] for row in part]), strict=True))
+                judged = _score(judge, scorer, [comparisons[row] for row in part], batch_size)
+                scored = dict(zip(part, judged, strict=True))
                 if kept is not None:
                     kept.append(scored)
                 rows |= scored
@@ -199,14 +190,17 @@ def judge_rows(judge: Judge, comparisons: Sequence[Comparison], kept: RowScores 
     return list(rows.values()) if kept is None else list(itertools.islice(kept.rows(), len(comparisons)))
 
 
-def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> list[Row]:
+def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batch_size: int) -> list[Row]:
+    from ..quals.scorer import QualsScorer
+
     texts = [
         (comparison.document, summary, comparison.reference)
         for comparison in comparisons
         for summary in comparison.summaries
     ]
     documents, summaries, references = map(list, zip(*texts, strict=True))
-    scored = score_written(scorer, documents, summaries, references=references if judge.reads_references else None)
+    given = references if judge.reads_references else None
+    scored = score_written(scorer, documents, summaries, references=given, batch_size=batch_size)
     results = iter(scored)
     rows = []
     for comparison in comparisons:
@@ -219,7 +213,7 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison]) -> l
         for column in judge.columns:
             if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
                 raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
-        if judge.name == _EXPLAINED:
+        if isinstance(scorer, QualsScorer):
             row["results"] = [None if result is None else result.to_dict() for result in of_systems]
         row["truncated"] = [
             getattr(result, "document_truncated", False) or getattr(result, "summary_truncated", False)

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..quals.config import QualsConfig
     from ..quals.scorer import QualsResult, QualsScorer
 
-_BATCHES_AT_ONCE = 4
-
 _T = TypeVar("_T")
 
 
@@ -56,7 +54,7 @@ def score_file(
         scorer ([`QualsScorer`] or `Callable`): What scores, or a function that loads it, called only if the input is
             good and rows are left to score.
         source ([`Source`]): The rows.
-        output (`str` or `Path`): A `.jsonl` or `.parquet` file for all columns of the input and the new ones.
+        output (`str` or `Path`): A `.jsonl`, `.parquet` or `.csv` file for all columns of the input and the new ones.
         settings (`Mapping` or `Callable`, *optional*, defaults to `scorer.settings`): All that the scores depend on,
             as JSON's types, or a function that returns it, called only if the input is good; scores of other settings
             are not gone on with. Without them, the function that loads the scorer is called at once.
@@ -86,7 +84,7 @@ def score_file(
     ```
     """
     output = Path(output)
-    check_suffix(output, (".jsonl", ".parquet"))
+    check_suffix(output, (".jsonl", ".parquet", ".csv"))
     if settings is None:
         scorer = scorer() if callable(scorer) else scorer
         settings = scorer.settings
@@ -189,9 +187,9 @@ def _scored(
     batch_size: int,
     state: PartialState | None,
 ) -> Iterator[dict[int, Row]]:
-    """Yields the scores of rows by their numbers, chunk by chunk, of which each process computes its part."""
+    """Yields the scores of rows by their numbers, batch by batch, of which each process computes its own."""
     rank, num_processes = (0, 1) if state is None else (state.process_index, state.num_processes)
-    while chunk := list(itertools.islice(texts, _BATCHES_AT_ONCE * batch_size * num_processes)):
+    while chunk := list(itertools.islice(texts, batch_size * num_processes)):
         # Not split_between_processes: that of accelerate 1.10 repeats the last of fewer rows than processes.
         part = chunk[len(chunk) * rank // num_processes : len(chunk) * (rank + 1) // num_processes]
         numbers, documents, summaries = zip(*part, strict=True) if part else ((), (), ())

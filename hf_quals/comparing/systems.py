@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -51,6 +52,22 @@ def join_systems(first: Source, *others: Source, reference_column: str | None = 
             f"{without[0].places[0]}). Give all of them one, or none."
         )
     return comparisons
+
+
+def system_names(known: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """
+    The systems' names: as given, or those they are known by, which are their files' or columns'.
+
+    Raises:
+        [`InputError`]: if there are not as many as systems, or two are the same.
+    """
+    chosen = list(known if names is None else names)
+    if len(chosen) != len(known):
+        raise InputError(f"{len(known)} systems need as many `names`, got {len(chosen)}.")
+    for number, name in enumerate(chosen):
+        if not name.strip() or name in chosen[:number]:
+            raise InputError(f"Each system needs a name of its own, got {', '.join(map(repr, chosen))}. Pass `names`.")
+    return chosen
 
 
 def _check_known(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..comparing.rows import Source, unique_keys
 from ..errors import InputError
-from .study import ANSWERS_KIND, CHOICES, CRITERIA, KEY_KIND
+from .study import ANSWERS_KIND, CHOICES, COMMENT, CRITERIA, KEY_KIND
 
 
 Choices = dict[int, dict[str, str]]
-"""Item number, then criterion, to `"A"`, `"equal"` or `"B"`; what is unanswered is not there."""
+"""Item number, then criterion, to one of [`CHOICES`]; what is unanswered is not there."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,19 @@ class Key:
     systems: tuple[str, str]
     swapped: dict[int, bool]
 
-    def verdict(self, item: int, choice: str) -> int:
-        """1 where the first system's summary of the item is better, -1 where it is worse, 0 where both are equal."""
-        for_a = {"A": 1, "equal": 0, "B": -1}[choice]
+    def sides(self, item: int) -> tuple[str, str]:
+        """The systems that wrote A and B of the item."""
+        first, second = self.systems
+        return (second, first) if self.swapped[item] else (first, second)
+
+    def verdict(self, item: int, choice: str) -> int | None:
+        """
+        1 where the first system's summary of the item is better, -1 where it is worse, 0 where both are equal; `None`
+        where the annotator cannot tell.
+        """
+        for_a = {"A": 1, "equal": 0, "B": -1}.get(choice)
+        if for_a is None:
+            return None
         return -for_a if self.swapped[item] else for_a
 
 
@@ -37,6 +47,7 @@ class Answers:
 
     annotator: str
     choices: Choices
+    comments: dict[int, str] = field(default_factory=dict)
 
     @property
     def num_complete(self) -> int:
@@ -106,17 +117,21 @@ def _read_page_answers(path: Path, key: Key) -> Answers:
         choices[item] = {
             criterion: _choice(f"{path}, item {number}, {criterion}", choice) for criterion, choice in answers.items()
         }
-    return Answers(page["annotator"].strip(), choices)
+    comments = page.get("comments", {})  # pages of earlier studies have none
+    if not isinstance(comments, dict) or not all(isinstance(text, str) for text in comments.values()):
+        raise InputError(f"{path}: 'comments' are damaged. Use the file as it was saved.")
+    of_items = {_item(f"{path}, comments", number, key): text.strip() for number, text in comments.items()}
+    return Answers(page["annotator"].strip(), choices, {item: text for item, text in of_items.items() if text})
 
 
 def _read_csv(path: Path, key: Key) -> Answers:
     choices: Choices = {}
+    comments = {}
     for place, row in Source(str(path), "document", "A").rows():
         missing = [column for column in ("study", "item", *CRITERIA) if column not in row]
         if missing:
             raise InputError(
-                f"{place}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved with "
-                "commas between cells."
+                f"{place}: no column {missing[0]!r}. Expected the study.csv of the study, filled in and saved as CSV."
             )
         _check_study(place, row["study"], key)
         item = _item(place, row["item"], key)
@@ -126,7 +141,9 @@ def _read_csv(path: Path, key: Key) -> Answers:
         choices[item] = {
             criterion: _choice(f"{place}, column {criterion!r}", cell) for criterion, cell in cells.items() if cell
         }
-    return Answers(path.stem, choices)
+        if comment := row.get(COMMENT, "").strip():
+            comments[item] = comment
+    return Answers(path.stem, choices, comments)
 
 
 def _read_json(path: Path, kind: str, fields: dict[str, type]) -> dict[str, Any]:

@@ -38,8 +38,10 @@ class CriterionReport:
         worse (`int`): Items in which the first system is worse.
         no_majority (`int`): Items that are equal for want of a majority.
         unanswered (`int`): Items that nobody judged; they are in none of the counts above.
+        cannot_tell (`int`): Answers, of whatever annotator, that it cannot be told; they are no verdicts.
         p_value (`float`): Of the exact two-sided sign test over better and worse items; `None` without any.
         alpha (`float`): Krippendorff's alpha between annotators, of ordinal values; `None` where it is not defined.
+        alpha_items (`int`): Items with the verdicts of two annotators at least, which alpha rests on.
     """
 
     criterion: str
@@ -48,13 +50,19 @@ class CriterionReport:
     worse: int
     no_majority: int
     unanswered: int
+    cannot_tell: int
     p_value: float | None
     alpha: float | None
+    alpha_items: int
+
+    @property
+    def items(self) -> int:
+        """How many items were judged."""
+        return self.better + self.equal + self.worse
 
     def share(self, outcome: str) -> float | None:
         """Share of the judged items with the outcome `"better"`, `"equal"` or `"worse"`; `None` if none is judged."""
-        judged = self.better + self.equal + self.worse
-        return getattr(self, outcome) / judged if judged else None
+        return getattr(self, outcome) / self.items if self.items else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Report:
         num_items (`int`): Items of the study.
         complete (`dict[str, int]`): How many items each annotator completed.
         criteria (`tuple[CriterionReport, ...]`): The results.
+        comments (`tuple[Comment, ...]`): What annotators said beside their choices.
     """
 
     study: str
@@ -75,6 +84,18 @@ class Report:
     num_items: int
     complete: dict[str, int]
     criteria: tuple[CriterionReport, ...]
+    comments: tuple[Comment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comment:
+    """What an annotator said of an item, in which A is the summary of the system `A`."""
+
+    item: int
+    annotator: str
+    A: str
+    B: str
+    text: str
 
 
 def report_of(key: Key, everyone: Sequence[Answers]) -> Report:
@@ -85,11 +106,17 @@ def report_of(key: Key, everyone: Sequence[Answers]) -> Report:
         num_items=len(key.swapped),
         complete={answers.annotator: answers.num_complete for answers in everyone},
         criteria=tuple(_criterion_report(criterion, key, everyone) for criterion in CRITERIA),
+        comments=tuple(
+            Comment(item, answers.annotator, *key.sides(item), text)
+            for item in key.swapped
+            for answers in everyone
+            if (text := answers.comments.get(item))
+        ),
     )
 
 
 def _criterion_report(criterion: str, key: Key, everyone: Sequence[Answers]) -> CriterionReport:
-    verdicts_of_items = [
+    answered = [
         [
             key.verdict(item, answers.choices[item][criterion])
             for answers in everyone
@@ -97,6 +124,7 @@ def _criterion_report(criterion: str, key: Key, everyone: Sequence[Answers]) -> 
         ]
         for item in key.swapped
     ]
+    verdicts_of_items = [[verdict for verdict in verdicts if verdict is not None] for verdicts in answered]
     majorities = [majority(verdicts) for verdicts in verdicts_of_items if verdicts]
     better, worse = majorities.count(1), majorities.count(-1)
     return CriterionReport(
@@ -106,8 +134,10 @@ def _criterion_report(criterion: str, key: Key, everyone: Sequence[Answers]) -> 
         worse=worse,
         no_majority=majorities.count(None),
         unanswered=len(verdicts_of_items) - len(majorities),
+        cannot_tell=sum(verdicts.count(None) for verdicts in answered),
         p_value=sign_test(better, worse),
         alpha=krippendorff_alpha(verdicts_of_items),
+        alpha_items=sum(len(verdicts) > 1 for verdicts in verdicts_of_items),
     )
 
 
@@ -127,14 +157,19 @@ def to_markdown(report: Report) -> str:
         [
             _title(row.criterion),
             *("–" if (share := row.share(outcome)) is None else f"{share:.1%}" for outcome in _OUTCOMES),
-            str(row.better + row.equal + row.worse),
-            "–" if row.p_value is None else "p < 0.001" if row.p_value < 0.001 else f"p = {row.p_value:.3f}",
-            "–" if row.alpha is None else f"{row.alpha:.2f}",
+            str(row.items),
+            _p_value(row),
+            ("–" if row.alpha is None else f"{row.alpha:.2f}")
+            + (f" ({row.alpha_items} items)" if row.alpha_items else ""),
         ]
         for row in report.criteria
     ]
     table = markdown_table(header, rows)
     return "\n".join([f"# {as_markdown(f'{first} compared with {second}')}", "", table, "", *_notes(report)]) + "\n"
+
+
+def _p_value(row: CriterionReport) -> str:
+    return "–" if row.p_value is None else "p < 0.001" if row.p_value < 0.001 else f"p = {row.p_value:.3f}"
 
 
 def _notes(report: Report) -> list[str]:
@@ -146,25 +181,36 @@ def _notes(report: Report) -> list[str]:
         "Items that nobody judged, left out": {
             _title(row.criterion): row.unanswered for row in report.criteria if row.unanswered
         },
+        "Answers “cannot tell”, left out": {
+            _title(row.criterion): row.cannot_tell for row in report.criteria if row.cannot_tell
+        },
     }
     lines = [
         f"- {what}: {as_markdown(', '.join(f'{name} {count}' for name, count in named.items()))}"
         for what, named in counts.items()
         if named
     ]
-    return [f"- Study: {as_markdown(report.study)}", *lines]
+    comments = [
+        f"- Item {comment.item} (A: {comment.A}, B: {comment.B}), {comment.annotator}: {comment.text}"
+        for comment in report.comments
+    ]
+    return [f"- Study: {as_markdown(report.study)}", *lines, *map(as_markdown, comments)]
 
 
 def picture(report: Report) -> Figure:
-    """The shares as stacked bars, one a criterion."""
+    """The shares as stacked bars, one a criterion, with the number of items and the sign test's p-value."""
     first, second = report.systems
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     axes = figure.add_subplot()
-    titles = [_title(row.criterion) for row in report.criteria]
+    titles = [
+        f"{_title(row.criterion)}\nn = {row.items}" + ("" if row.p_value is None else f", {_p_value(row)}")
+        for row in report.criteria
+    ]
+    labels = {"better": f"better: {first}", "equal": "equal", "worse": f"better: {second}"}
     left = [0.0] * len(titles)
     for outcome in _OUTCOMES:
         shares = [100 * (row.share(outcome) or 0) for row in report.criteria]
-        bars = axes.barh(titles, shares, left=left, color=_COLORS[outcome], label=outcome, height=0.6)
+        bars = axes.barh(titles, shares, left=left, color=_COLORS[outcome], label=labels[outcome], height=0.6)
         wide = [f"{share:.1f}%" if share >= _NARROW else "" for share in shares]
         axes.bar_label(bars, wide, label_type="center", color=_LABEL_COLORS[outcome])
         for row, (start, share) in enumerate(zip(left, shares, strict=True)):
@@ -180,7 +226,9 @@ def picture(report: Report) -> Figure:
     axes.spines[:].set_visible(False)
     # parse_math: a dollar sign in a system's name is no formula.
     figure.suptitle(f"{first} compared with {second}", parse_math=False)
-    figure.legend(loc="outside lower center", ncols=len(_OUTCOMES), frameon=False)
+    legend = figure.legend(loc="outside lower center", ncols=len(_OUTCOMES), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -314,6 +314,7 @@ def _words(entity: str) -> tuple[str, ...]:
     "entity",
     columns={"entity precision": "score"},
     needs="nothing; names are found by spaCy where its English model is installed, else by rules",
+    cost="fast: names and numbers are looked up in the document",
 )
 def prepare():
     finder = load_finder()

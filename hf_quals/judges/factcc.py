@@ -177,8 +177,11 @@ class FactccScorer(Scorer):
     "factcc",
     columns={"FactCC": "score"},
     needs=f"a classifier, `{FACTCC}` of the Hub unless another is named",
+    cost="a classifier of the Hub reads each document once for each sentence of a summary",
     needs_hub=True,
 )
-def prepare(*, factcc_model: str = FACTCC):
+def prepare(*, factcc_model: str = FACTCC, device: str | None = None, dtype: str = "auto"):
     settings = {"model": factcc_model, "weights": weights_of(factcc_model)}
-    return settings, lambda: FactccScorer.from_pretrained(factcc_model)
+    if dtype != "auto":
+        settings["dtype"] = dtype
+    return settings, lambda: FactccScorer.from_pretrained(factcc_model, device=device, dtype=dtype)

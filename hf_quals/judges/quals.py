@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from .. import __version__
+from ..errors import InputError
 from .registry import register_judge, weights_of
 
 
-@register_judge("quals", columns={"QUALS": "score"}, needs="the default model, or another QAGen")
-def prepare(*, model: str | None = None):
+@register_judge(
+    "quals",
+    columns={"QUALS": "score"},
+    needs="the default model, or another QAGen",
+    cost="a language model writes questions about each summary, and reads each document",
+)
+def prepare(
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    num_beams: int | None = None,
+    max_pairs: int | None = None,
+    variant: str | None = None,
+):
+    from ..quals.config import find_config
+
+    options = {"num_beams": num_beams, "max_pairs": max_pairs, "variant": variant}
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        config = find_config(model).but(**given)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
     def load():
         from ..quals.scorer import QualsScorer
 
-        return QualsScorer.from_pretrained(model)
-
-    from ..quals.config import find_config
+        return QualsScorer.from_pretrained(model, config=config, device=device, dtype=dtype)
 
     settings = {"model": model or f"default of hf-quals {__version__}", "weights": weights_of(model)}
-    return {**settings, **find_config(model).to_dict()}, load
+    if dtype != "auto":
+        settings["dtype"] = dtype
+    return {**settings, **config.to_dict()}, load

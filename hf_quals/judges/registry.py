@@ -55,16 +55,20 @@ class RegisteredJudge:
         columns (`dict[str, str]`): See [`Judge`].
         needs (`str`): What it needs, in a few words for help and docs.
         prepare (`Callable`): Takes options by keyword, returns the settings and what loads the scorer.
+        cost (`str`): What it does with each summary, in a few words that tell how long it takes.
         reads_references (`bool`): Whether it compares with references.
         needs_hub (`bool`): Whether it loads a model of the Hub unless told otherwise; then it is no default.
+        is_slow (`bool`): Whether it takes much longer than `quals`; then it is no default.
     """
 
     name: str
     columns: dict[str, str]
     needs: str
     prepare: Callable[..., tuple[dict[str, Any], Callable[[], Scorer]]]
+    cost: str
     reads_references: bool
     needs_hub: bool
+    is_slow: bool
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -82,14 +86,21 @@ _REGISTERED: dict[str, RegisteredJudge] = {}
 
 
 def register_judge(
-    name: str, *, columns: dict[str, str], needs: str, reads_references: bool = False, needs_hub: bool = False
+    name: str,
+    *,
+    columns: dict[str, str],
+    needs: str,
+    cost: str = "cost not told",
+    reads_references: bool = False,
+    needs_hub: bool = False,
+    is_slow: bool = False,
 ) -> Callable[[Callable], Callable]:
     """
     Makes a judge of the function that prepares it, which loads nothing yet.
 
     Args:
         name (`str`): Its name, that of its scorer.
-        columns, needs, reads_references, needs_hub: Fields of [`RegisteredJudge`].
+        columns, needs, cost, reads_references, needs_hub, is_slow: Fields of [`RegisteredJudge`].
 
     Raises:
         `ValueError`: if another judge has the name.
@@ -106,7 +117,7 @@ def register_judge(
     def register(prepare: Callable) -> Callable:
         if name in _REGISTERED:
             raise ValueError(f"There is a judge {name!r} already. Give this one another name.")
-        _REGISTERED[name] = RegisteredJudge(name, columns, needs, prepare, reads_references, needs_hub)
+        _REGISTERED[name] = RegisteredJudge(name, columns, needs, prepare, cost, reads_references, needs_hub, is_slow)
         return prepare
 
     return register
@@ -120,13 +131,32 @@ def registered_judges() -> dict[str, RegisteredJudge]:
     return dict(sorted(_REGISTERED.items()))
 
 
-def default_judges(with_references: bool) -> list[str]:
-    """The judges that need no Hub; those that compare with references only if there are any."""
+def default_judges(with_references: bool, *, with_slow: bool = False) -> list[str]:
+    """
+    The judges that need no Hub and, unless they are wanted, are not slow; those that compare with references only if
+    there are any.
+    """
     return [
         judge.name
         for judge in registered_judges().values()
-        if not judge.needs_hub and (with_references or not judge.reads_references)
+        if not judge.needs_hub and (with_slow or not judge.is_slow) and (with_references or not judge.reads_references)
     ]
+
+
+def costs(chosen: Sequence[str], with_references: bool) -> str:
+    """What the chosen judges will do, and of those left out, which are to be had by name; a line a judge."""
+    known = registered_judges()
+    left_out = [
+        judge
+        for judge in known.values()
+        if judge.name not in chosen and (with_references or not judge.reads_references)
+    ]
+    lines = ["Judges:", *(f"  {name}: {known[name].cost}" for name in chosen)]
+    if left_out:
+        wanted = ",".join([*chosen, left_out[0].name])
+        lines += [f"Left out (ask for one with --judges {wanted}):"]
+        lines += [f"  {judge.name}: {judge.cost}" for judge in left_out]
+    return "\n".join(lines)
 
 
 def make_judges(names: Sequence[str], **options: Any) -> list[Judge]:

@@ -79,6 +79,7 @@ class RougeScorer(Scorer):
     "rouge",
     columns={"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"},
     needs="references",
+    cost="fast: words are counted",
     reads_references=True,
 )
 def prepare():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -249,6 +249,7 @@ class QAGenModel:
         min_new_tokens: int = 8,
         max_new_tokens: int = 60,
         batch_size: int = 4,
+        on_batch: Callable[[int], object] | None = None,
     ) -> list[list[QAPair]]:
         """
         Writes question–answer pairs about each text by diverse beam search (https://huggingface.co/papers/1610.02424).
@@ -261,6 +262,7 @@ class QAGenModel:
             min_new_tokens (`int`, *optional*, defaults to 8): The least tokens of a sequence.
             max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a sequence.
             batch_size (`int`, *optional*, defaults to 4): Texts whose beams are advanced together.
+            on_batch (`Callable[[int], object]`, *optional*): Called with the number of texts when a batch is done.
 
         Returns:
             `list[list[QAPair]]`: `num_beams` sequences a text, best first, those that are no pair included.
@@ -290,6 +292,8 @@ class QAGenModel:
             generated = output.sequences[:, -log_probs.shape[1] :].cpu()
             for number, (ids, scores) in enumerate(zip(generated.tolist(), log_probs.tolist(), strict=True)):
                 results[rows[number // num_beams]].append(self._read(ids, scores))
+            if on_batch is not None:
+                on_batch(len(rows))
         return results
 
     @torch.inference_mode()
@@ -299,6 +303,7 @@ class QAGenModel:
         pairs: Sequence[Sequence[QAPair]],
         *,
         batch_size: int = 4,
+        on_batch: Callable[[int], object] | None = None,
     ) -> list[list[tuple[float, ...]]]:
         """
         Scores pairs given other texts by teacher forcing; the generated ids themselves are scored, never a
@@ -308,6 +313,7 @@ class QAGenModel:
             documents (`Sequence[str]` or `Sequence[EncodedText]`): The texts to condition on.
             pairs (`Sequence[Sequence[QAPair]]`): For each document the pairs to score, possibly none.
             batch_size (`int`, *optional*, defaults to 4): Documents computed together.
+            on_batch (`Callable[[int], object]`, *optional*): Called with the number of texts when a batch is done.
 
         Returns:
             `list[list[tuple[float, ...]]]`: for each document and pair log p(token | document, tokens before), one a
@@ -317,7 +323,10 @@ class QAGenModel:
             `ValueError`: if there are not as many lists of pairs as documents.
         """
         wanted = [[Asked(list(pair.token_ids)) for pair in row] for row in pairs]
-        return [[read.log_probs for read in row] for row in self._read_all(documents, wanted, "pairs", batch_size)]
+        return [
+            [read.log_probs for read in row]
+            for row in self._read_all(documents, wanted, "pairs", batch_size, on_batch)
+        ]
 
     @torch.inference_mode()
     def read(
@@ -327,6 +336,7 @@ class QAGenModel:
         *,
         max_new_tokens: int = _ANSWER_TOKENS,
         batch_size: int = 4,
+        on_batch: Callable[[int], object] | None = None,
     ) -> list[list[PairReading]]:
         """
         What other texts make of pairs: the log-probabilities that [`~QAGenModel.log_probs`] gives and the answers that
@@ -338,6 +348,7 @@ class QAGenModel:
             pairs (`Sequence[Sequence[QAPair]]`): For each document the pairs, possibly none.
             max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
             batch_size (`int`, *optional*, defaults to 4): Documents computed together.
+            on_batch (`Callable[[int], object]`, *optional*): Called with the number of texts when a batch is done.
 
         Returns:
             `list[list[PairReading]]`: one reading a document and pair.
@@ -349,7 +360,7 @@ class QAGenModel:
         wanted = [[Asked(list(pair.token_ids), pair.answer_start, max_new_tokens) for pair in row] for row in pairs]
         return [
             [PairReading(read.log_probs, self._decode_answer(read.answer)) for read in row]
-            for row in self._read_all(documents, wanted, "pairs", batch_size)
+            for row in self._read_all(documents, wanted, "pairs", batch_size, on_batch)
         ]
 
     @torch.inference_mode()
@@ -360,6 +371,7 @@ class QAGenModel:
         *,
         max_new_tokens: int = _ANSWER_TOKENS,
         batch_size: int = 4,
+        on_batch: Callable[[int], object] | None = None,
     ) -> list[list[str]]:
         """
         Answers questions greedily: behind a text and a question the model goes on with the answer. A text is computed
@@ -370,6 +382,7 @@ class QAGenModel:
             questions (`Sequence[Sequence[str]]`): Of each text the questions, possibly none.
             max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
             batch_size (`int`, *optional*, defaults to 4): Texts computed together.
+            on_batch (`Callable[[int], object]`, *optional*): Called with the number of texts when a batch is done.
 
         Returns:
             `list[list[str]]`: of each text one answer a question. A QAGen always answers, from a text that does not
@@ -385,7 +398,7 @@ class QAGenModel:
             wanted.append([Asked(ids, len(ids), max_new_tokens) for ids in before])
         return [
             [self._decode_answer(read.answer) for read in row]
-            for row in self._read_all(texts, wanted, "questions", batch_size)
+            for row in self._read_all(texts, wanted, "questions", batch_size, on_batch)
         ]
 
     def _check_asked(self) -> None:
@@ -404,7 +417,12 @@ class QAGenModel:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
 
     def _read_all(
-        self, texts: Sequence[str] | Sequence[EncodedText], asked: list[list[Asked]], what: str, batch_size: int
+        self,
+        texts: Sequence[str] | Sequence[EncodedText],
+        asked: list[list[Asked]],
+        what: str,
+        batch_size: int,
+        on_batch: Callable[[int], object] | None,
     ) -> list[list[Read]]:
         if len(texts) != len(asked):
             raise ValueError(f"Each text needs its list of {what}: got {len(texts)} and {len(asked)}.")
@@ -423,6 +441,8 @@ class QAGenModel:
             read = shared if longest <= self._shared_length else read_alone
             for row, values in zip(rows, read(self, contexts, of_rows), strict=True):
                 results[row] = values
+            if on_batch is not None:
+                on_batch(len(rows))
         return results
 
     def _encoded(self, texts: Sequence[str] | Sequence[EncodedText]) -> list[EncodedText]:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from tqdm.auto import tqdm
 
 from ..files import nan_to_none
 from ..qagen.identity import identity_in_memory
@@ -318,6 +319,7 @@ class QualsScorer(Scorer):
         *,
         references: Sequence[str] | None = None,
         batch_size: int = 8,
+        show_progress_bar: bool | None = None,
     ) -> list[QualsResult]:
         """
         Scores each summary against the document at the same index.
@@ -327,31 +329,35 @@ class QualsScorer(Scorer):
         of the rows (to 1e-4 in float32).
 
         Args:
-            documents (`Sequence[str]`): The documents.
-            summaries (`Sequence[str]`): As many summaries.
+            documents (`Sequence[str]` or `str`): The documents, or the document of all summaries.
+            summaries (`Sequence[str]` or `str`): As many summaries, or a single one.
             references (`Sequence[str]`, *optional*): Not read.
             batch_size (`int`, *optional*, defaults to 8): Texts computed together; bounds memory.
+            show_progress_bar (`bool`, *optional*): Whether a bar moves with every batch. Left out: on a terminal,
+                where there are several batches.
 
         Returns:
-            `list[QualsResult]`: one result a summary, in order.
+            `list[QualsResult]`: one result a summary, in order; for a single summary, passed as a string, its result.
 
         Raises:
             `ValueError`: if the lists differ in length, or a text is not a string or empty; the message names the row.
         """
         check_texts(documents, summaries, batch_size)
         normal = {text: self._normal(text) for text in [*documents, *summaries]}
-        asked = self._ask(list(dict.fromkeys(normal[summary].text for summary in summaries)), batch_size)
+        distinct = list(dict.fromkeys(normal[summary].text for summary in summaries))
         passages = {
             (document, summary): self._passages(normal[document].text, normal[summary].text)
             for document, summary in dict.fromkeys(zip(documents, summaries, strict=True))
         }
         contexts = {key: _join(normal[key[0]].text, spans) for key, spans in passages.items()}
-        # Of each context the pairs of all summaries that are judged by it, each pair once.
-        wanted = by_document(
-            contexts.values(),
-            ({pair.token_ids: pair for pair in asked[normal[summary].text].selection.kept} for _, summary in contexts),
-        )
-        read = self._read(wanted, batch_size)
+        num_texts = len(distinct) + len(set(contexts.values()))
+        # `None` hides it where there is no terminal.
+        is_hidden = None if show_progress_bar is None and num_texts > 2 * batch_size else not show_progress_bar
+        with tqdm(total=num_texts, desc="QUALS", unit=" texts", leave=False, disable=is_hidden) as progress:
+            asked = self._ask(distinct, batch_size, progress.update)
+            # Of each context the pairs of all summaries that are judged by it, each pair once.
+            pairs_of = ({pair.token_ids: pair for pair in asked[normal[s].text].selection.kept} for _, s in contexts)
+            read = self._read(by_document(contexts.values(), pairs_of), batch_size, progress.update)
         return [
             self._result(
                 normal[summary],
@@ -385,7 +391,7 @@ class QualsScorer(Scorer):
             return ((0, len(document)),)
         return tuple(select_passages(document, summary, self.config.passage_words))
 
-    def _ask(self, summaries: list[str], batch_size: int) -> dict[str, _Asked]:
+    def _ask(self, summaries: list[str], batch_size: int, on_batch: Callable[[int], object]) -> dict[str, _Asked]:
         """Pairs of each distinct summary, as it is tokenized."""
         config = self.config
         encoded = self.model.encode(summaries, config.max_length, max_new_tokens=config.max_new_tokens)
@@ -397,6 +403,7 @@ class QualsScorer(Scorer):
             min_new_tokens=config.min_new_tokens,
             max_new_tokens=config.max_new_tokens,
             batch_size=batch_size,
+            on_batch=on_batch,
         )
         # A round trip drops some: more are taken to it.
         most = config.max_pairs * (2 if config.round_trip else 1)
@@ -416,16 +423,21 @@ class QualsScorer(Scorer):
             for summary, selection, context in zip(summaries, selections, encoded, strict=True)
         }
 
-    def _read(self, wanted: dict[str, dict[tuple[int, ...], QAPair]], batch_size: int) -> dict[str, _Read]:
+    def _read(
+        self,
+        wanted: dict[str, dict[tuple[int, ...], QAPair]],
+        batch_size: int,
+        on_batch: Callable[[int], object],
+    ) -> dict[str, _Read]:
         """What each context makes of the pairs wanted of it."""
         pairs = [list(part.values()) for part in wanted.values()]
         encoded: list[EncodedText] = self.model.encode(
             list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
         )
         if self.config.document_answers:
-            readings = self.model.read(encoded, pairs, batch_size=batch_size)
+            readings = self.model.read(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
         else:
-            scored = self.model.log_probs(encoded, pairs, batch_size=batch_size)
+            scored = self.model.log_probs(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
             readings = [[PairReading(log_probs, None) for log_probs in row] for row in scored]
         return {
             context: _Read(dict(zip(part, row, strict=True)), text.truncated)

@@ -29,6 +29,7 @@ from hf_quals.comparing.systems import Comparison
 from hf_quals.files import write_atomically
 from hf_quals.judges.registry import make_judges
 from hf_quals.judges.rouge import RougeScorer
+from hf_quals.memory import reuse_freed_memory
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -105,6 +106,7 @@ def load_summarizer(args: Arguments):
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if not Path(args.dataset).is_file():
         print(f"{args.dataset} is not there: nothing is measured. Name a file with --dataset.")

@@ -50,6 +50,7 @@ from hf_quals import (
     QualsScorer,
 )
 from hf_quals.judges.rouge import RougeScorer, rouge
+from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.training import DataCollatorForQAGen, Pair, Passage, QAGenTrainer, tokenize_passages
 
 
@@ -436,6 +437,7 @@ def print_table(results: list[dict]) -> None:
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

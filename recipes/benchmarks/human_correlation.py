@@ -53,6 +53,7 @@ from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.registry import Judge, default_judges
 from hf_quals.judges.registry import make_judges as registered
 from hf_quals.judges.rouge import RougeResult
+from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.default import default_base_model
 from hf_quals.qagen.loading import resolve_device, resolve_dtype
 from hf_quals.quals.config import find_config
@@ -189,7 +190,7 @@ def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def make_judges(args: Arguments) -> list[Judge]:
     """What scores the summaries: registered judges, some of them in several forms, and two of this benchmark's own."""
-    names = args.judges or default_judges(with_references=False)
+    names = args.judges or default_judges(with_references=False, with_slow=True)
     if args.factcc_model is not None and "factcc" not in names:
         names = [*names, "factcc"]
     judges = registered(names, model=args.model, factcc_model=args.factcc_model)
@@ -393,6 +394,7 @@ def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     sets = read_sets(args)
     table: dict[str, list[str]] = {}

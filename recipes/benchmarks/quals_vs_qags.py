@@ -30,6 +30,7 @@ from hf_quals.files import markdown_table
 from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.qags.readers import ExtractiveReader
 from hf_quals.judges.qags.writers import Seq2SeqQuestionWriter
+from hf_quals.memory import reuse_freed_memory
 
 
 ANSWERS, BEAMS, ASKED = 10, 10, 20
@@ -162,6 +163,7 @@ def default_model(args: Arguments) -> list[list[str]]:
 
 @torch.inference_mode()
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     table = [] if args.only_default else published_sizes(args)
     if args.rows:

@@ -28,6 +28,7 @@ from hf_quals import QualsScorer
 from hf_quals.contrastive.tables import markdown
 from hf_quals.judges.entities import entity_precision, load_finder
 from hf_quals.judges.rouge import rouge
+from hf_quals.memory import reuse_freed_memory
 
 
 PERCENTILES = (10, 30, 50, 70, 90)
@@ -124,6 +125,7 @@ def sample_rows(scores: np.ndarray, baseline: np.ndarray) -> list[int]:
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     rows = read_predictions(args.runs)
     output_dir = Path(args.output_dir)

@@ -41,6 +41,7 @@ from hf_quals import ContrastiveSeq2SeqTrainer, ContrastiveSeq2SeqTrainingArgume
 from hf_quals.contrastive.data import NEGATIVE_LABELS
 from hf_quals.contrastive.losses import IGNORE_INDEX, SummaryLogits, unlikelihood
 from hf_quals.files import markdown_table
+from hf_quals.memory import reuse_freed_memory
 
 
 MLE, CONTRASTIVE, TWO_PASSES = KINDS = ("MLE", "contrastive", "two passes")
@@ -184,6 +185,7 @@ def seconds_a_step(trainer: ContrastiveSeq2SeqTrainer) -> dict[str, float]:
 
 
 def main():
+    reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     header = ("model", "weights", *(f"{kind}, s" for kind in KINDS), "contrastive / MLE", "two passes / contrastive")
     table = []

@@ -338,12 +338,20 @@ def _settings_of(part: QuestionWriter | Reader) -> dict[str, Any]:
     return settings
 
 
-@register_judge("qags", columns={"QAGS": "score"}, needs="the default model, or another decoder-only QAGen")
-def prepare(*, model: str | None = None):
+@register_judge(
+    "qags",
+    columns={"QAGS": "score"},
+    needs="the default model, or another decoder-only QAGen",
+    cost="slow: a language model asks about each name and phrase of a summary, and answers from both texts",
+    is_slow=True,
+)
+def prepare(*, model: str | None = None, device: str | None = None, dtype: str = "auto"):
     finder = load_finder()
     settings = {
         "model": model or f"default of hf-quals {__version__}",
         "weights": weights_of(model),
         "names found by": finder.name,
     }
-    return settings, lambda: QagsScorer.from_qagen(model, finder=finder)
+    if dtype != "auto":
+        settings["dtype"] = dtype
+    return settings, lambda: QagsScorer.from_qagen(model, finder=finder, device=device, dtype=dtype)

@@ -35,6 +35,12 @@ Args:
         says. Left out: the default model of hf-quals.
     batch_size (`int`, *optional*, defaults to 8): Inputs of a model computed together; bounds memory.
     device (`str`, *optional*): `cpu`, `cuda`, `cuda:1`, `mps`; left out: the best there is.
+    dtype (`str`, *optional*, defaults to `"auto"`): In which type weights are computed: `auto`, `float32`, `bfloat16`
+        or `float16`.
+    num_beams (`int`, *optional*): Sequences generated from a summary. Left out: the model's.
+    max_pairs (`int`, *optional*): The most pairs a score rests on. Left out: the model's.
+    variant (`str`, *optional*): How pairs become a score: `published`, `log_ratio`, `worst_pair`, `answers` or
+        `divergence`. Left out: the model's.
     return_details (`bool`, *optional*, defaults to `False`): Whether to return what each score rests on.
 
 Returns:
@@ -67,8 +73,8 @@ Example:
 
 
 @functools.lru_cache(maxsize=1)
-def _scorer(model_id: str | None, device: str | None) -> QualsScorer:
-    return QualsScorer.from_pretrained(model_id, device=device)
+def _scorer(model_id: str | None, **options) -> QualsScorer:
+    return QualsScorer.from_pretrained(model_id, **options)
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
@@ -82,6 +88,20 @@ class Quals(SourceMetric):
             reference_urls=["https://huggingface.co/papers/2105.04623"],
         )
 
-    def _compute(self, predictions, sources, model_id=None, batch_size=8, device=None, return_details=False):
-        scorer = _scorer(model_id, device)
+    def _compute(
+        self,
+        predictions,
+        sources,
+        model_id=None,
+        batch_size=8,
+        device=None,
+        dtype="auto",
+        num_beams=None,
+        max_pairs=None,
+        variant=None,
+        return_details=False,
+    ):
+        scorer = _scorer(
+            model_id, device=device, dtype=dtype, num_beams=num_beams, max_pairs=max_pairs, variant=variant
+        )
         return self.judge(scorer, predictions, sources, batch_size=batch_size, return_details=return_details)
