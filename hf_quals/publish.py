@@ -222,7 +222,9 @@ def _missing(requirement: Requirement) -> str | None:
     if any(requirement.specifier.filter(known)):
         return None
     said = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
-    if not known and ("Retrying" in result.stderr or not said.startswith("ERROR: No matching distribution")):
+    unreached = re.search(r"^WARNING: (?:Retrying|Could not fetch).*$", result.stderr, re.MULTILINE)
+    if not known and (unreached or not said.startswith("ERROR: No matching distribution")):
+        said = unreached[0] if unreached else said
         return f"Whether pip's package index has {requirement}, which requirements.txt names, is not known ({said})."
     has = f"it has {', '.join(known)}" if known else said
     return (
