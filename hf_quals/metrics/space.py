@@ -165,7 +165,7 @@ def interface(
     return demo.queue(max_size=_MAX_WAITING)
 
 
-def _text_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Button, gr.Examples]:
+def _text_fields() -> tuple[gr.Textbox, gr.Textbox, gr.Button, Any]:
     document = gr.Textbox(
         label="document", lines=9, max_lines=9, placeholder="The text that was summarized", scale=3, elem_id="document"
     )
@@ -261,7 +261,11 @@ class _Judge:
         for number, (document, summary) in enumerate(rows):
             started = time.monotonic()
             desc = "Scoring" if len(rows) == 1 else f"Scoring summary {number + 1} of {len(rows)}"
-            with self._moving(lambda part, n=number, desc=desc: progress((n + part) / len(rows), desc=desc)):
+
+            def show(part: float, number: int = number, desc: str = desc) -> None:
+                progress((number + part) / len(rows), desc=desc)
+
+            with self._moving(show):
                 try:
                     results += score_written(scorer, [document], [summary])
                 except ValueError as error:
@@ -346,7 +350,7 @@ def read_file(path: str) -> list[tuple[str, str]]:
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"{name}: expected a file that ends in {' or '.join(_FORMATS)}.")
     source = Source(path)
-    rows = []
+    rows: list[tuple[str, str]] = []
     try:
         for where, row in source.rows():
             source.check_texts(where, row)
