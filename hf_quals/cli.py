@@ -65,7 +65,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 
 # What errors of the library name, and how.
 _ARGUMENT = re.compile(
-    r"`(annotators|document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update)(?:=True)?`"
+    r"`(annotators|document_column|html|names|num_items|overwrite|path|private|reference_column|repo_id|resume|update"
+    r"|wheel)(?:=True)?`"
 )
 
 
@@ -693,14 +694,20 @@ def publish(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only for the owner to see.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Replace files in a repository that exists.")] = False,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(help="Of a metric: the wheel of a package that PyPI does not hold, to go up with it."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, list what would go up, and stop.")] = False,
 ) -> None:
     """Publish a metric as a Space, or a model or adapter, on the Hub."""
     from .publish import prepare, upload
 
     with _refusing():
-        publication = prepare(kind, repo_id, path)
+        publication = prepare(kind, repo_id, path, wheel=wheel)
         print(publication.describe())
+        for missing in publication.missing_requirements():
+            print(f"Warning: {_as_options(missing)}", file=sys.stderr)
         if not dry_run:
             print(upload(publication, private=private, update=update))
 
@@ -775,9 +782,14 @@ def _refusing(how_to_go_on: str | None = None) -> Iterator[None]:
         raise _refusal(f"Stopped. {how_to_go_on}", code=130) from None
 
 
+def _as_options(message: str) -> str:
+    """A message whose arguments are the options of a command."""
+    return _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')}", message)
+
+
 def _refusal(message: str, code: int = 2) -> typer.Exit:
     """Says on standard error, once for all processes, what is wrong; arguments become the options they are here."""
-    message = _ARGUMENT.sub(lambda match: f"--{match[1].replace('_', '-')}", message)
+    message = _as_options(message)
     rank = os.environ.get("RANK", "0")
     if not rank.isdecimal() or int(rank) == 0:
         print(f"Error: {message}", file=sys.stderr)

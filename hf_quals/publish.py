@@ -11,6 +11,8 @@ import lzma
 import mmap
 import pickletools
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -19,11 +21,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, RepoCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, validate_repo_id
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from . import __version__, metrics
 from .errors import PublishError
@@ -67,6 +72,7 @@ KINDS = {
     ),
 }
 
+_REQUIREMENTS = Path("requirements.txt")
 _LEFT_OUT = {".git", ".cache", "__pycache__"}
 # What torch and Python write as pickles, which run code when they are read. Other names are known by what they hold.
 _PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pk", ".pkl", ".pt", ".pth"}
@@ -97,23 +103,50 @@ _TIMEOUT = (10.0, 60.0, 60.0, None)
 @dataclass(frozen=True)
 class Publication:
     """
-    A checked folder and where it goes; files are relative to the folder, in order.
+    A checked folder and where it goes; files are relative to the folder, in order. A wheel goes up beside them, and
+    the requirements of the Space name it.
     """
 
     repo_id: str
     kind: Kind
     folder: Path
     files: tuple[Path, ...]
+    wheel: Path | None = None
+
+    def content(self, file: Path) -> Path | bytes:
+        """What goes up as one of the files."""
+        if self.wheel is not None and file == Path(self.wheel.name):
+            return self.wheel
+        if self.wheel is not None and file == _REQUIREMENTS:
+            # A Space installs its requirements before it has its other files: a path would name nothing.
+            address = f"{HfApi().endpoint}/spaces/{self.repo_id}/resolve/main/{quote(self.wheel.name)}"
+            return _with_wheel((self.folder / file).read_text(encoding="utf-8"), self.wheel, address).encode()
+        return self.folder / file
+
+    def missing_requirements(self) -> list[str]:
+        """
+        A sentence for each requirement of a Space of which the package index that pip knows has no fitting version:
+        such a Space does not start.
+        """
+        if self.kind is not KINDS["metric"]:
+            return []
+        content = self.content(_REQUIREMENTS)
+        text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+        named = [requirement for _, requirement in _requirements(text) if requirement and not requirement.url]
+        return [problem for requirement in named if (problem := _missing(requirement))]
 
     def describe(self) -> str:
         """The files that go up, with their sizes in bytes."""
-        sizes = [(self.folder / file).stat().st_size for file in self.files]
+        contents = map(self.content, self.files)
+        sizes = [len(content) if isinstance(content, bytes) else content.stat().st_size for content in contents]
         width = len(f"{sum(sizes):,}")
         lines = [f"{size:>{width},}  {file.as_posix()}" for size, file in zip(sizes, self.files, strict=True)]
         return "\n".join([*lines, f"{sum(sizes):>{width},}  bytes to the {self.kind.repo_type} {self.repo_id}"])
 
 
-def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publication:
+def prepare(
+    kind: str, repo_id: str, path: str | Path | None = None, *, wheel: str | Path | None = None
+) -> Publication:
     """
     Checks a folder, without the Hub: the files and the card of its kind, no pickle (whatever it is called, packed or
     in an archive), nothing that looks like a secret, no link out of the folder.
@@ -123,6 +156,8 @@ def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publicat
         repo_id (`str`): Where it goes, `user/name`. For `evaluate.load`, the script of a metric must be `name.py`.
         path (`str` or `Path`, *optional*): The folder that is published. Left out, that of the metric called `name` or
             of the default adapter.
+        wheel (`str` or `Path`, *optional*): Of a metric, the wheel of a package that its `requirements.txt` names,
+            such as an unreleased hf-quals: it goes up, too, and is installed from there.
 
     Returns:
         [`Publication`]
@@ -158,9 +193,82 @@ def prepare(kind: str, repo_id: str, path: str | Path | None = None) -> Publicat
     for file in files:
         problem = _content_problem(folder / file)
         problems += [f"{file} {problem}"] if problem else []
+    if wheel is not None:
+        wheel = Path(wheel)
+        problems += _wheel_problems(kind, folder, wheel)
+        files = tuple(sorted({*files, Path(wheel.name)}))
     if problems:
         raise PublishError("\n- ".join([f"{folder} cannot be published as a {kind} called {name}:", *problems]))
-    return Publication(repo_id, KINDS[kind], folder, files)
+    return Publication(repo_id, KINDS[kind], folder, files, wheel)
+
+
+def _requirements(text: str) -> Iterator[tuple[str, Requirement | None]]:
+    """Each line of a requirements file, and the package that it names; `None` for an option, a path, or no package."""
+    for line in text.splitlines():
+        try:
+            yield line, Requirement(re.sub(r"(^|\s)#.*", "", line).strip())
+        except InvalidRequirement:
+            yield line, None
+
+
+def _missing(requirement: Requirement) -> str | None:
+    """What is to be said of a requirement that pip's index does not meet."""
+    # -I: a pip.py of the working directory is no pip. An index that does not answer is not asked again and again.
+    command = [sys.executable, "-I", "-m", "pip", "index", "versions", "--pre", "--retries", "1", "--timeout", "10"]
+    command += ["--disable-pip-version-check", "--no-input", "--no-color", requirement.name]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    versions = re.search(r"^Available versions: (.*)$", result.stdout, re.MULTILINE)
+    known = versions[1].split(", ") if versions else []
+    if any(requirement.specifier.filter(known)):
+        return None
+    said = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
+    unreached = re.search(r"^WARNING: (?:Retrying|Could not fetch).*$", result.stderr, re.MULTILINE)
+    if not known and (unreached or not said.startswith("ERROR: No matching distribution")):
+        said = unreached[0] if unreached else said
+        return f"Whether pip's package index has {requirement}, which requirements.txt names, is not known ({said})."
+    has = f"it has {', '.join(known)}" if known else said
+    return (
+        f"requirements.txt names {requirement}, and pip's package index has no such version ({has}): the Space would "
+        "not start. Release it before, or pass `wheel` to publish its wheel with the Space."
+    )
+
+
+def _wheel_problems(kind: str, folder: Path, wheel: Path) -> list[str]:
+    if kind != "metric":
+        return [f"{wheel}: only a metric has a wheel beside it"]
+    try:
+        name, version, *_ = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename as error:
+        return [f"{wheel} is no wheel: {error}"]
+    if not wheel.is_file():
+        return [f"no file {wheel}"]
+    content, other = _content_problem(wheel), folder / wheel.name
+    problems = [f"{wheel} {content}"] if content else []
+    if other.is_file() and not other.samefile(wheel):
+        problems.append(f"{other.name} is in the folder, too: remove one of the two")
+    text = (folder / _REQUIREMENTS).read_text(encoding="utf-8") if (folder / _REQUIREMENTS).is_file() else ""
+    named = [part for _, part in _requirements(text) if part and canonicalize_name(part.name) == name]
+    if not named:
+        problems.append(f"requirements.txt does not name {name}, which {wheel.name} holds")
+    problems += [
+        f"requirements.txt names {part}, and {wheel.name} holds another version"
+        for part in named
+        if not part.specifier.contains(version, prereleases=True)
+    ]
+    return problems
+
+
+def _with_wheel(requirements: str, wheel: Path, address: str) -> str:
+    """A requirements file that has the wheel at its address in the place of the version of its package."""
+    name, *_ = parse_wheel_filename(wheel.name)
+    lines = []
+    for line, requirement in _requirements(requirements):
+        if requirement and canonicalize_name(requirement.name) == name:
+            extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+            marker = f" ; {requirement.marker}" if requirement.marker else ""
+            line = f"{requirement.name}{extras} @ {address}{marker}"
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 def _stays_inside(link: Path, folder: Path) -> bool:
@@ -301,8 +409,8 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
         `str`: the address of the repository.
 
     Raises:
-        [`PublishError`]: if there is no token or a wrong one, the repository exists or may not be written to, or the
-            connection broke.
+        [`PublishError`]: if there is no token or a wrong one, the repository exists or may not be written to, or is
+            private and has a wheel to install, or the connection broke.
     """
     if get_token() is None:
         raise PublishError("No token. Log in with `hf auth login`, or set HF_TOKEN; it needs the role 'write'.")
@@ -313,20 +421,12 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
     timeout, session.timeout = session.timeout, _TIMEOUT
     try:
         api.whoami()
-        if api.repo_exists(repo_id, repo_type=repo_type):
-            if not update:
-                raise PublishError(
-                    f"The {repo_type} {repo_id} exists. Pass `update=True` to replace files in it, or another "
-                    "`repo_id`."
-                )
-            if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-                raise PublishError(f"The {repo_type} {repo_id} is public, and `private=True` does not change that.")
-        else:
+        if not _exists(api, publication, private=private, update=update):
             sdk = "gradio" if repo_type == "space" else None
             api.create_repo(repo_id, repo_type=repo_type, private=private or None, space_sdk=sdk)
             created = True
         operations = [
-            CommitOperationAdd(path_in_repo=file.as_posix(), path_or_fileobj=publication.folder / file)
+            CommitOperationAdd(path_in_repo=file.as_posix(), path_or_fileobj=publication.content(file))
             for file in publication.files
         ]
         commit = api.create_commit(
@@ -346,6 +446,25 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
     finally:
         session.timeout = timeout
     return str(commit.repo_url)
+
+
+def _exists(api: HfApi, publication: Publication, *, private: bool, update: bool) -> bool:
+    """Whether there is such a repository; refuses to write to one as it was not asked for."""
+    name = f"The {publication.kind.repo_type} {publication.repo_id}"
+    exists = api.repo_exists(publication.repo_id, repo_type=publication.kind.repo_type)
+    if exists and not update:
+        raise PublishError(f"{name} exists. Pass `update=True` to replace files in it, or another `repo_id`.")
+    is_private = private
+    if exists:
+        is_private = bool(api.repo_info(publication.repo_id, repo_type=publication.kind.repo_type).private)
+        if private and not is_private:
+            raise PublishError(f"{name} is public, and `private=True` does not change that.")
+    if is_private and publication.wheel is not None:
+        raise PublishError(
+            f"{name} is private, and what installs its requirements may not read a wheel in it. Publish it for all to "
+            "see, or let requirements.txt name an address that needs no token."
+        )
+    return exists
 
 
 def _left(repo_id: str, created: bool) -> str:

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import random
+import shutil
 import string
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from hypothesis import settings
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -114,6 +117,23 @@ def tiny_model(family: str, seed: int = 0):
         **common,
     )
     return T5ForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser without a window."""
+    names = ("chromium", "google-chrome", "chrome")
+    binary, driver_path = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if not (binary and driver_path):
+        pytest.skip("no chromium and chromedriver: the page is not driven in a browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(driver_path))
+    yield driver
+    driver.quit()
 
 
 @contextmanager

@@ -256,4 +256,8 @@ def environment(hub: Hub, home: str, token: str = "") -> dict[str, str]:
         "HF_HUB_DISABLE_XET": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "OMP_NUM_THREADS": "1",
+        # The only package index is a folder.
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(home),
     }

@@ -81,6 +81,7 @@ def names(models, tmp_path, monkeypatch) -> dict:
     shutil.copytree(ROOT / "hf_quals/metrics/quals", tmp_path / "user/quals")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_QUALS_BASE_MODEL", str(tmp_path / "base"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # what is published is looked for in no package index
     for module in (loading, config):
         monkeypatch.setattr(module, "ADAPTER_FOLDER", tmp_path / "adapter")
     Path("document.txt").write_text(DOCUMENTS[0])

@@ -432,6 +432,7 @@ _, url, _ = demos["entity_precision"].launch(prevent_thread_lock=True, quiet=Tru
 client = Client(url, verbose=False)
 for prediction in ("Klitschko beat Joshua.", "He won."):
     print(json.dumps(client.predict("Joshua won.", prediction, api_name="/compute")))
+print(json.dumps(client.predict("Joshua won.", "Klitschko beat Joshua.", api_name="/score")))
 try:
     client.predict("", "Klitschko won.", api_name="/compute")
 except Exception as error:
@@ -452,12 +453,13 @@ def test_copies_of_the_folders_are_spaces(tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    scored, unscored, refused = result.stdout.splitlines()
-    (details,) = json.loads(scored)["details"]
+    scored, unscored, shown, refused = result.stdout.splitlines()
+    details = json.loads(scored)
     assert (details["supported"], details["unsupported"]) == (["Joshua"], ["Klitschko"])
-    assert json.loads(scored)["entity_precision"] == 0.5
-    assert json.loads(unscored)["entity_precision"] is None
-    assert refused == "sources, row 0: the text is empty."
+    assert details["score"] == 0.5
+    assert json.loads(unscored)["score"] is None
+    assert "&gt;Klitschko&lt;/mark&gt; beat" in json.loads(shown)
+    assert "Please paste the document" in refused
 
 
 @pytest.mark.slow
@@ -469,8 +471,9 @@ def test_requirements_of_a_space_bring_the_project_with_all_that_the_metrics_nee
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path / "wheels", source], check=True)
 
-    contents = {(Path(metrics.path(name)) / "requirements.txt").read_text() for name in metrics.NAMES}
-    assert len(contents) == 1
+    contents = {name: (Path(metrics.path(name)) / "requirements.txt").read_text() for name in metrics.NAMES}
+    pictures = {"quals": "[plot]"}
+    assert contents == {name: f"hf-quals{pictures.get(name, '')}>=0.1.0\n" for name in metrics.NAMES}
     requirements = Path(metrics.path("quals")) / "requirements.txt"
     site = tmp_path / "site"
     # Only the project: what it needs itself is declared by the wheel, and installed where the tests run.

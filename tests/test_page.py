@@ -1,22 +1,17 @@
 """The page that explains results: what it is told, and what a reader sees and does in a real browser."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
 from explained import ALL_OF_THEM, BOB, DOCUMENT, GUESTS, MAY, PAIRS, SUMMARY, result, told
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from hf_quals import QualsScorer
 from hf_quals.quals.page import page, supporting_sentence
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 TRAP = "</script><script>document.title = 'x'</script><!--<script> <img src=x onerror=\"document.title='x'\"> {{data}}"
 SENTENCES = [
     "😀 Ann Lee came to Rome in May.",
@@ -87,20 +82,6 @@ def test_a_result_is_one_line_and_a_frame_in_a_notebook():
     frame = result()._repr_html_()
     assert re.fullmatch(r'<iframe srcdoc="[^"]*" sandbox="allow-scripts"[^<>]*></iframe>', frame)
     assert QualsScorer.page([DOCUMENT], [SUMMARY], [result()]) == page([DOCUMENT], [SUMMARY], [result()])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not (BROWSER and DRIVER):
-        pytest.skip("no chromium and chromedriver: the page is not driven in a browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 import re
 import shutil
@@ -13,6 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -357,6 +359,103 @@ def test_secrets_are_refused(model_folder, name, content):
 def test_what_is_not_known_is_refused(kind, repo_id, message):
     with pytest.raises(PublishError, match=re.escape(message)):
         prepare(kind, repo_id)
+
+
+# A Space whose requirements cannot be installed does not start.
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """An unreleased version of the project."""
+    path = tmp_path / "hf_quals-0.9.1+local-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hf_quals/__init__.py", "")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("requirement", "released", "warning"),
+    [
+        ("hf-quals>=0.1.0", ["0.1.0"], None),
+        ("hf_quals[plot] ~= 0.1  # the project", ["0.1.0", "0.2.0"], None),
+        ("hf-quals>=0.2.0", ["0.1.0", "0.1.1"], "pip's package index has no such version (it has 0.1.1, 0.1.0)"),
+        ("hf-quals>=0.1.0", [], "(ERROR: No matching distribution found for hf-quals)"),
+        ("hf-quals>=0.1.0", ["0.2.0rc1"], None),
+        ("hf-quals @ https://example.org/hf_quals-9-py3-none-any.whl", [], None),
+        ("--pre\n./hf_quals-9-py3-none-any.whl\n# hf-quals==9\n", [], None),
+    ],
+)  # fmt: skip
+def test_a_version_that_the_index_does_not_hold_is_warned_of(
+    monkeypatch, tmp_path, metric_folder, requirement, released, warning
+):
+    index = tmp_path / "index"
+    index.mkdir()
+    for version in released:
+        (index / f"hf_quals-{version}-py3-none-any.whl").touch()
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": str(index)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    (metric_folder / "requirements.txt").write_text(requirement)
+    warnings = prepare("metric", "user/quals", metric_folder).missing_requirements()
+    assert len(warnings) == (warning is not None)
+    assert all(warning in text and "pass `wheel`" in text for text in warnings)
+
+
+def test_an_index_that_does_not_answer_is_said(monkeypatch):
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    for name, value in {"CONFIG_FILE": os.devnull, "INDEX_URL": "http://127.0.0.1:9/simple"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    [warning] = prepare("metric", "user/qags").missing_requirements()
+    assert "Whether pip's package index has hf-quals>=0.1.0, which requirements.txt names, is not known" in warning
+
+
+def test_a_command_warns_and_publishes_all_the_same(hub, publish):
+    result = publish("metric", "user/quals")
+    assert result.returncode == 0, result.stderr
+    assert "Warning: requirements.txt names hf-quals[plot]>=0.1.0" in result.stderr
+    assert "pass --wheel to publish" in result.stderr
+    assert "requirements.txt" in hub.repositories["space", "user/quals"].files
+
+
+def test_a_wheel_goes_up_with_the_space_which_installs_it_from_there(hub, publish, metric_folder, wheel):
+    (metric_folder / "requirements.txt").write_text(
+        "--pre\nhf_quals[plot]>=0.1.0; python_version>'3'  # us\nnumpy @ file:///x"
+    )
+    options = ("--path", metric_folder, "--wheel", wheel)
+    listed = publish("metric", "user/quals", *options, "--dry-run")
+    assert "Warning" not in listed.stderr
+    assert f"{wheel.stat().st_size}  {wheel.name}" in listed.stdout
+
+    assert refused(publish("metric", "user/quals", *options, "--private"), "user/quals is private, and what installs")
+    assert hub.repositories == {}
+    published = publish("metric", "user/quals", *options)
+    assert published.returncode == 0, published.stderr
+    files = hub.repositories["space", "user/quals"].files
+    assert files[wheel.name] == wheel.read_bytes()
+    address = f"{hub.url}/spaces/user/quals/resolve/main/hf_quals-0.9.1%2Blocal-py3-none-any.whl"
+    assert files["requirements.txt"].decode() == (
+        f'--pre\nhf_quals[plot] @ {address} ; python_version > "3"\nnumpy @ file:///x\n'
+    )
+    assert (metric_folder / "requirements.txt").read_text().startswith("--pre\nhf_quals[plot]>=0.1.0")
+    with urlopen(address) as answer:
+        assert answer.read() == wheel.read_bytes()
+
+
+def test_a_wheel_that_no_space_could_install_is_refused(metric_folder, model_folder, wheel, tmp_path):
+    def problem(kind, folder, path):
+        with pytest.raises(PublishError) as error:
+            prepare(kind, "user/quals", folder, wheel=path)
+        return str(error.value)
+
+    assert "only a metric has a wheel" in problem("model", model_folder, wheel)
+    assert "no file" in problem("metric", metric_folder, tmp_path / "hf_quals-1-py3-none-any.whl")
+    assert "is no wheel" in problem("metric", metric_folder, metric_folder / "README.md")
+    (metric_folder / "requirements.txt").write_text("hf-quals==0.9.2\n")
+    assert "names hf-quals==0.9.2, and hf_quals-0.9.1+local" in problem("metric", metric_folder, wheel)
+    (metric_folder / "requirements.txt").write_text("numpy\n")
+    assert "does not name hf-quals, which hf_quals-0.9.1" in problem("metric", metric_folder, wheel)
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("model.pkl", pickle.dumps([1]))
+    assert "is a pickle" in problem("metric", metric_folder, wheel)
 
 
 # Both directions, with real clients.
