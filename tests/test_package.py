@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 import hf_quals
 from hf_quals.contrastive.losses import LOSSES
 from hf_quals.quals.forms import VARIANTS
+
+
+ROOT = Path(__file__).parents[1]
 
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,3 +77,13 @@ def test_every_loss_and_every_form_has_its_row_in_the_docs():
         rows = [line for line in (DOCS / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
         for name in names:
             assert any(name in row.split("|")[1].strip(' `"') for row in rows), f"{page} has no row for {name}"
+
+
+def test_links_of_the_page_on_pypi_are_whole(tmp_path):
+    build = f"from setuptools.build_meta import prepare_metadata_for_build_wheel as p; print(p({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=ROOT, capture_output=True, text=True, check=True)
+    metadata = tmp_path / done.stdout.split()[-1] / "METADATA"
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata.read_text(encoding="utf-8"))
+    assert "https://github.com/hf-quals/hf-quals/blob/main/docs/quality.md" in links
+    assert "https://raw.githubusercontent.com/hf-quals/hf-quals/main/docs/space.png" in links
+    assert all(link.startswith(("https://", "http://", "#")) for link in links)
