@@ -18,6 +18,7 @@ from .packing import additive_mask, round_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers._typing import GenerativePreTrainedModel
 
 # Columns are computed in multiples of this: on CPUs every new shape has its matrix products compiled anew and kept.
 WIDTH = 8
@@ -57,7 +58,9 @@ class Branches:
         prompt_logits (`torch.Tensor` of shape `(rows, 1, vocabulary)`): What follows the prompts; empty with them.
     """
 
-    def __init__(self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+    def __init__(
+        self, model: PreTrainedModel | GenerativePreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ):
         self.model = model
         self.prompt_mask = attention_mask.bool()
         self.lengths = attention_mask.sum(-1)

@@ -182,9 +182,10 @@ def _last_logits(
     if cached:
         # In two steps: the last continuation must not see the other in the cache either.
         branches, numbers = Branches(model, prompt_ids, prompt_mask), packed.numbers.to(model.device)
-        for columns in (slice(0, -num_logits), slice(-num_logits, None)):
-            logits = branches.extend(ids[:, columns], packed_positions[:, columns], numbers[:, columns])
-        return logits
+        parts = [
+            tensor.tensor_split([tensor.shape[1] - num_logits], dim=1) for tensor in (ids, packed_positions, numbers)
+        ]
+        return [branches.extend(*part) for part in zip(*parts, strict=True)][-1]
     return model(
         input_ids=torch.cat([prompt_ids, ids], dim=1),
         attention_mask=additive_mask(mask_behind_prompts(prompt_mask, packed.visible.to(model.device)), model.dtype),
