@@ -164,6 +164,8 @@ def score(
     from .quals.config import find_config
 
     _check_outputs({html: (".html",)}, [source, output], overwrite=overwrite)
+    if html is not None and output.suffix.lower() == ".csv":
+        raise _refusal("--html needs the pairs, which no CSV holds: pass --output FILE.jsonl or FILE.parquet.")
     given = {name: value for name, value in method.items() if value is not None}
 
     def settings() -> dict[str, Any]:

@@ -113,6 +113,7 @@ def test_systems_are_compared_on_a_page_that_names_them_and_is_made_again_from_w
         (["explain", "--document", "d", "--summary", "s", "--summary", "t", "--plot", "p.png"], "one summary, got 2."),
         (["score", "--document", "d", "--summary", "s", "--html", "p.htm"], "p.htm must end in .html."),
         (["score", "x.jsonl", "--output", "y.jsonl", "--html", "p.htm"], "p.htm must end in .html."),
+        (["score", "x.jsonl", "--output", "y.csv", "--html", "p.html"], "pass --output FILE.jsonl or FILE.parquet."),
         (["evaluate", "x.jsonl", "--html", "p.htm"], "p.htm must end in .html."),
     ],
 )

@@ -524,6 +524,8 @@ def test_branches_are_computed_in_one_row_a_text_without_those_that_ended():
         ("bart", {"num_beam_groups": 4}, "is for decoder-only models, got BartForConditionalGeneration"),
         ("llama", {"num_beam_groups": 2}, "one beam a group.*num_beams=4 and num_beam_groups=2"),
         ("llama", {"num_beam_groups": 4, "output_attentions": True}, "`output_attentions=True` cannot be had"),
+        ("llama", {"num_beam_groups": 4, "use_cache": False}, "has a dynamic cache of its own"),
+        ("llama", {"num_beam_groups": 4, "inputs_embeds": torch.zeros(2, 6, 16)}, "mask alone, got inputs_embeds"),
     ],
 )
 def test_branching_says_what_it_cannot_do(family, settings, message):

@@ -38,6 +38,12 @@ def test_all_pairs_are_drawn_the_worst_first(variant):
     assert drawn == ["score −1.15", "score −0.58", "score −0.07", "score 0.00"]
 
 
+def test_of_an_odd_number_of_pairs_no_empty_panel_is_shown():
+    scored = result()
+    figure = replace(scored, pairs=scored.pairs[:3]).plot()
+    assert [ax.get_visible() for ax in figure.axes] == [True, True, True, False]
+
+
 def test_a_good_pair_and_a_bad_one_stand_side_by_side_and_are_saved(tmp_path):
     """Scores near -0.05 and near -2.6, as in the paper's figure."""
     good = replace(MAY, document_log_probs=(*MAY.document_log_probs[:3], MAY.document_log_probs[3] - 0.2))

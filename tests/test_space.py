@@ -301,8 +301,9 @@ def test_a_file_as_long_as_may_be_is_read(tmp_path):
     assert read_file(str(tmp_path / "rows.csv")) == rows
 
 
-def test_a_model_that_cannot_be_loaded_is_said_and_tried_again():
-    scorer, problems = QualsScorer(tiny_qagen("llama")), [OSError("no model on this machine")]
+@pytest.mark.parametrize("kind", [OSError, ValueError])
+def test_a_model_that_cannot_be_loaded_is_said_and_tried_again(kind):
+    scorer, problems = QualsScorer(tiny_qagen("llama")), [kind("no model on this machine")]
 
     def load():
         if problems:

@@ -248,7 +248,7 @@ class _Judge:
             if self._scorer is None:
                 try:
                     self._scorer = self._load()
-                except (OSError, ImportError) as error:
+                except (OSError, ImportError, ValueError) as error:
                     raise gr.Error(f"The model cannot be loaded: {error}", print_exception=False) from error
             return self._scorer
 

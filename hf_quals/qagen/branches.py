@@ -68,7 +68,7 @@ class Branches:
         self._cache = DynamicCache()
         # The branch of each column behind the prompts, (rows, columns).
         self._branches = input_ids.new_zeros(len(input_ids), 0)
-        self.prompt_logits = torch.empty(len(input_ids), 0)
+        self.prompt_logits = torch.empty(len(input_ids), 0, device=input_ids.device)
         if columns := input_ids.shape[1]:
             self.prompt_logits = model(
                 input_ids=input_ids,
@@ -129,8 +129,8 @@ class Branches:
         if 2 * len(rows) > len(self.lengths):
             return False
         self._cache.batch_select_indices(rows)
-        self.prompt_mask, self.lengths, self._branches = (
-            tensor[rows] for tensor in (self.prompt_mask, self.lengths, self._branches)
+        self.prompt_mask, self.prompt_logits, self.lengths, self._branches = (
+            tensor[rows] for tensor in (self.prompt_mask, self.prompt_logits, self.lengths, self._branches)
         )
         return True
 

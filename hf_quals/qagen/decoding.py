@@ -127,8 +127,9 @@ def diverse_beam_search(
             (`float`, *optional*, defaults to 0.0), in nats, larger than 0 with more than one group.
         branching (`bool`, *optional*, defaults to `False`):
             Whether the beams of a text are computed as branches behind it, without copies of its cache: faster, with
-            the same result. For decoder-only models that compute packed rows as separate ones, and one beam a group;
-            a model's hidden states and attentions cannot be returned then.
+            the same result. For decoder-only models that compute packed rows as separate ones (which is not checked:
+            [`QAGenModel`] does), and one beam a group. Only `input_ids` and `attention_mask` are read, and hidden
+            states and attentions cannot be returned.
         model_kwargs:
             Passed to the model's `forward`. Encoder–decoder models need `encoder_outputs`.
 
@@ -143,9 +144,10 @@ def diverse_beam_search(
 
     Raises:
         `ValueError`: if `num_beams` is not divisible by `num_beam_groups`, if `diversity_penalty` is negative, or 0
-        with more than one group, if more sequences than beams are to be returned, or if the generation config or
-        `model_kwargs` ask for something this search does not do (`do_sample`, `low_memory`, `force_words_ids`,
-        `constraints`, a cache that is filled, offloaded or quantized, multimodal encoder outputs).
+        with more than one group, if more sequences than beams are to be returned, if `branching` is asked for what it
+        cannot do, or if the generation config or `model_kwargs` ask for something this search does not do
+        (`do_sample`, `low_memory`, `force_words_ids`, `constraints`, a cache that is filled, offloaded or quantized,
+        multimodal encoder outputs).
 
     Example:
 
@@ -172,7 +174,7 @@ def diverse_beam_search(
     """
     _check_arguments(generation_config, model_kwargs)
     if branching:
-        _check_branching(model, generation_config)
+        _check_branching(model, generation_config, model_kwargs)
     num_beams = generation_config.num_beams
     num_beam_groups = generation_config.num_beam_groups or 1
 
@@ -257,7 +259,7 @@ def _check_arguments(config: GenerationConfig, model_kwargs: dict[str, Any]):
         raise ValueError("`diverse_beam_search` supports text inputs only, got `mm_encoder_outputs`.")
 
 
-def _check_branching(model: GenerativePreTrainedModel, config: GenerationConfig):
+def _check_branching(model: GenerativePreTrainedModel, config: GenerationConfig, model_kwargs: dict[str, Any]):
     if model.config.is_encoder_decoder:
         raise ValueError(
             f"`branching=True` is for decoder-only models, got {type(model).__name__}. Leave it out: an encoder's "
@@ -271,6 +273,14 @@ def _check_branching(model: GenerativePreTrainedModel, config: GenerationConfig)
     for name in ("output_hidden_states", "output_attentions"):
         if getattr(config, name):
             raise ValueError(f"`{name}=True` cannot be had with `branching=True`. Leave one of them out.")
+    if not model_kwargs.get("use_cache", True) or config.cache_implementation == "static":
+        raise ValueError(
+            "`branching=True` has a dynamic cache of its own. Leave `use_cache` and the cache's kind out."
+        )
+    # `generate` makes positions of the mask, as branches do.
+    tensors = {name for name, value in model_kwargs.items() if torch.is_tensor(value)}
+    if others := sorted(tensors - {"attention_mask", "position_ids"}):
+        raise ValueError(f"`branching=True` reads the text's tokens and their mask alone, got {', '.join(others)}.")
 
 
 def _encoder_states(config: GenerationConfig, model_kwargs: dict[str, Any]) -> dict[str, Any]:

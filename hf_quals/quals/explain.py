@@ -85,7 +85,7 @@ def not_seen(result: QualsResult | None) -> list[str]:
 
 
 def worst_first(result: QualsResult) -> list[ScoredPair]:
-    """The pairs, [`QualsResult.worst_pair`] first."""
+    """The pairs, the one to look at first first: see [`QualsResult.worst_pair`]."""
     if result.config.variant in OF_ANSWERS:
         return sorted(result.pairs, key=lambda pair: -pair.lost_probability)
     return sorted(result.pairs, key=lambda pair: pair.score)

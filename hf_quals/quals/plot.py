@@ -34,10 +34,10 @@ def plot(result: QualsResult, pair: ScoredPair | None = None) -> Figure:
     width = max(5.0, 1.2 + _WIDTH_OF_TOKEN * max(len(drawn.tokens) for drawn in pairs))
     # Not pyplot: it would keep every figure, and ask for a screen.
     figure = Figure(figsize=(width * columns, _HEIGHT * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for drawn, ax in zip(pairs, axes, strict=False):
         _draw(ax, drawn)
-    for ax in list(axes)[len(pairs) :]:
+    for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)

@@ -21,7 +21,8 @@ from ..qagen.template import EncodedText, QATemplate
 from ..scorers import Scorer, as_reward, by_document, check_texts
 from .columns import plain_values
 from .config import QualsConfig, find_config
-from .forms import OF_ANSWERS, VARIANTS
+from .explain import worst_first
+from .forms import VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
 
@@ -154,9 +155,7 @@ class QualsResult:
         The pair to look at first, `None` if there are no pairs: where answers are judged, the one whose answer loses
         most probability, else the one with the lowest score.
         """
-        if self.config.variant in OF_ANSWERS:
-            return max(self.pairs, key=lambda pair: pair.lost_probability, default=None)
-        return min(self.pairs, key=lambda pair: pair.score, default=None)
+        return next(iter(worst_first(self)), None)
 
     @property
     def pair_to_blame(self) -> ScoredPair | None:

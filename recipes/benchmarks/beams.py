@@ -81,11 +81,12 @@ def main():
             for summary in text.summaries
         ]
         scorer = judge.load()
+        scorer.score(*map(list, zip(*timed[:1], strict=True)))  # warms up
         time = seconds(lambda scorer=scorer, timed=timed: scorer.score(*map(list, zip(*timed, strict=True))), 1)
         num_pairs = np.mean([result["num_pairs"] for result in flat])
         table.append([str(num_beams), f"{time / len(timed):.1f}", f"{num_pairs:.1f}", f"{agreement:.3f}", *cells])
     header = ["beams", "s a summary", "pairs", f"Spearman with {args.num_beams[0]} beams"]
-    print(f"{machine()}. Time: {len(timed)} summaries.\n")
+    print(f"{machine(args.dtype)}. Time: {len(timed)} summaries.\n")
     print(
         markdown_table([*header, *(f"{judged.name} {column}" for judged in sets for column in judged.columns)], table)
     )

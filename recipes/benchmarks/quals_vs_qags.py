@@ -160,6 +160,7 @@ def default_model(args: Arguments) -> list[list[str]]:
         # The same loaded model serves several rows of the table: each has its own watch over the class's methods.
         for method in ("generate", "log_probs", "read", "answer"):
             vars(qagen).pop(method, None)
+        scorer.score(documents[:1], summaries[:1])  # warms up
         names = {"generate": "pairs", "log_probs": "document", "read": "document"}
         watch = TimedQAGen(qagen, names if name != "QAGS" else {"generate": "questions", "answer": "answers"})
         start = time.perf_counter()

@@ -99,7 +99,7 @@ def main():
             table.append(row)
     print(f"{machine()}; matrix products run at {rate / 1e9:.0f} GFLOP/s. {args.num_beams} beams.\n")
     columns = [f"{stage}: {what}" for stage in ("pairs", "document") for what in ("GFLOP", "s", "of the rate")]
-    print(markdown_table(["model", "batch", *columns, "peak memory, GiB"], table))
+    print(markdown_table(["model", "batch", *columns, "peak memory so far, GiB"], table))
 
 
 if __name__ == "__main__":

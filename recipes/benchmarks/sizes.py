@@ -111,8 +111,8 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
     return median(times)
 
 
-def machine() -> str:
-    """The processor, threads and library of a measurement."""
+def machine(dtype: str = "float32") -> str:
+    """The processor, threads, library and type of a measurement."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}"
