@@ -465,8 +465,9 @@ def test_copies_of_the_folders_are_spaces(tmp_path):
 @pytest.mark.slow
 def test_requirements_of_a_space_bring_the_project_with_all_that_the_metrics_need(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT / "hf_quals", source / "hf_quals")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("hf_quals", "recipes"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path / "wheels", source], check=True)
