@@ -17,6 +17,7 @@ from hf_quals.judges.factcc import FactccScorer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "benchmarks"))
 
+import beams
 import human_correlation
 
 
@@ -45,14 +46,25 @@ def run(tmp_path, tiny_causal_folder, monkeypatch, capsys):
     cnndm, xsum = (write_annotations(tmp_path / f"{name}.jsonl", 6) for name in ("cnndm", "xsum"))
     command = ["human_correlation.py", "--cnndm", cnndm, "--xsum", xsum, "--output_dir", tmp_path / "results"]
 
-    def run(*flags):
+    def run(*flags, benchmark=human_correlation):
         monkeypatch.setattr(sys, "argv", [*map(str, command), "--model", tiny_causal_folder, *map(str, flags)])
-        human_correlation.main()
+        benchmark.main()
         printed = capsys.readouterr().out
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line[:1] == "|"]
         return {cells[0]: cells[1:] for cells in lines}, printed
 
     return run
+
+
+def test_numbers_of_beams_are_compared_with_the_first_of_them(run, tmp_path):
+    table, printed = run("--num_beams", 60, 30, "--timed", 1, benchmark=beams)
+    assert "Time: 2 summaries." in printed  # one of each set
+    assert table["beams"][2] == "Spearman with 60 beams"
+    assert table["60"][2] == "1.000"
+    assert [table[number][6] for number in ("60", "30")] == ["6", "6"]
+    kept = (tmp_path / "results" / "QAGS-CNNDM" / "quals-30-beams.jsonl").read_text()
+    run("--num_beams", 60, 30, "--timed", 1, benchmark=beams)
+    assert (tmp_path / "results" / "QAGS-CNNDM" / "quals-30-beams.jsonl").read_text() == kept
 
 
 def test_people_call_a_sentence_supported_by_majority(tmp_path):
