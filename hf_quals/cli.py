@@ -237,6 +237,10 @@ def explain(
         str | None,
         typer.Option(help=f"How pairs become, or became, a score: {', '.join(VARIANTS)}. Left out: the model's."),
     ] = None,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    num_beams: NumBeams = None,
+    max_pairs: MaxPairs = None,
     overwrite: Overwrite = False,
 ) -> None:
     """
@@ -254,8 +258,19 @@ def explain(
     if source is None:
         if document is None or not summary:
             raise _refusal("Pass SCORED, or --document and at least one --summary.")
-        _explain(_score_texts(lambda: _load(model, variant=variant), _text(document), summary), html, plot)
+        options = {
+            "variant": variant,
+            "num_beams": num_beams,
+            "max_pairs": max_pairs,
+            "device": device,
+            "dtype": dtype,
+        }
+        _explain(_score_texts(lambda: _load(model, **options), _text(document), summary), html, plot)
         return
+    if device is not None or dtype != "auto" or num_beams is not None or max_pairs is not None:
+        raise _refusal(
+            "--device, --dtype, --num-beams and --max-pairs go with --document: SCORED is not scored again."
+        )
     from .comparing.rows import Source
     from .comparing.score_file import read_scored
     from .quals.config import find_config

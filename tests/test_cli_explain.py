@@ -105,6 +105,7 @@ def test_systems_are_compared_on_a_page_that_names_them_and_is_made_again_from_w
         (["explain"], "Pass SCORED, or --document and at least one --summary."),
         (["explain", "x.jsonl", "--document", "d"], "Pass either SCORED or --document and --summary, not both."),
         (["explain", "x.jsonl"], "x.jsonl: no such file."),
+        (["explain", "x.jsonl", "--num-beams", "4"], "--max-pairs go with --document: SCORED is not scored again."),
         (["explain", "x.csv"], "x.csv must end in .jsonl or .parquet."),
         (["explain", "x.jsonl", "--variant", "best"], "variant must be one of published,"),
         (["explain", "x.jsonl", "--html", "page.txt"], "page.txt must end in .html."),
