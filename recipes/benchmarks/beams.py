@@ -27,6 +27,7 @@ from hf_quals.comparing.run import judge_rows, kept_scores
 from hf_quals.files import locked, markdown_table
 from hf_quals.judges.registry import Judge
 from hf_quals.memory import reuse_freed_memory
+from hf_quals.qagen.loading import resolve_device
 from hf_quals.quals.config import find_config
 
 
@@ -86,7 +87,7 @@ def main():
         num_pairs = np.mean([result["num_pairs"] for result in flat])
         table.append([str(num_beams), f"{time / len(timed):.1f}", f"{num_pairs:.1f}", f"{agreement:.3f}", *cells])
     header = ["beams", "s a summary", "pairs", f"Spearman with {args.num_beams[0]} beams"]
-    print(f"{machine(args.dtype)}. Time: {len(timed)} summaries.\n")
+    print(f"{machine(args.dtype, resolve_device(None).type)}. Time: {len(timed)} summaries.\n")
     print(
         markdown_table([*header, *(f"{judged.name} {column}" for judged in sets for column in judged.columns)], table)
     )

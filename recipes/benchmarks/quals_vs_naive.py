@@ -45,38 +45,39 @@ class Arguments:
     straightforward: int = field(
         default=2, metadata={"help": "How many of them are scored in the straightforward way, too: one by one."}
     )
+    device: str = field(default="cpu", metadata={"help": "Where the models compute: cpu, cuda, …"})
 
 
 def naive_search(qagen: QAGenModel, context: list[int], args: Arguments) -> list[list[int]]:
     """Diverse beam search with everything repeated for each beam; ends are forbidden, as lengths are fixed."""
     model, beams = qagen.model, args.num_beams
-    repeated = torch.tensor([context] * beams)
+    repeated = torch.tensor([context] * beams, device=qagen.device)
     if qagen.is_encoder_decoder:
         states = model.get_encoder()(input_ids=repeated[:1]).last_hidden_state.repeat_interleave(beams, dim=0)
         inputs = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
         inputs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        tokens, name = torch.full((beams, 1), qagen.decoder_start_token_id), "decoder_input_ids"
+        tokens, name = torch.full_like(repeated[:, :1], qagen.decoder_start_token_id), "decoder_input_ids"
     else:
         inputs, tokens, name = {"past_key_values": DynamicCache()}, repeated, "input_ids"
-    written = torch.empty(beams, 0, dtype=torch.long)
+    written = repeated[:, :0]
     for _ in range(args.pair_tokens):
         log_probs = model(**{name: tokens}, **inputs).logits[:, -1].log_softmax(-1)
         log_probs[:, qagen.eos_token_ids] = -torch.inf
-        penalty = torch.zeros(log_probs.shape[-1])
+        penalty = torch.zeros_like(log_probs[0])
         chosen = []
         for group in range(beams):
             chosen.append(int((log_probs[group] - penalty).argmax()))
             penalty[chosen[-1]] += args.diversity_penalty
-        tokens = torch.tensor(chosen)[:, None]
+        tokens = torch.tensor(chosen, device=qagen.device)[:, None]
         written = torch.cat([written, tokens], dim=1)
     return written.tolist()
 
 
 def naive_log_probs(qagen: QAGenModel, context: list[int], pairs: list[list[int]]) -> list[list[float]]:
     """Each pair behind a copy of the text of its own."""
-    copies, labels = torch.tensor([context] * len(pairs)), torch.tensor(pairs)
+    copies, labels = (torch.tensor(ids, device=qagen.device) for ids in ([context] * len(pairs), pairs))
     if qagen.is_encoder_decoder:
-        starts = torch.full((len(pairs), 1), qagen.decoder_start_token_id)
+        starts = torch.full_like(labels[:, :1], qagen.decoder_start_token_id)
         logits = qagen.model(input_ids=copies, decoder_input_ids=torch.cat([starts, labels[:, :-1]], dim=1)).logits
     else:
         logits = qagen.model(input_ids=torch.cat([copies, labels], dim=1)).logits[:, len(context) - 1 : -1]
@@ -117,7 +118,7 @@ def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     table = []
     for name in args.models:
-        qagen = random_qagen(name)
+        qagen = random_qagen(name, args.device)
         vocab_size = qagen.model.config.vocab_size
         documents, summaries = (
             [random_text(tokens, vocab_size, seed + number) for number in range(args.summaries)]
@@ -133,8 +134,8 @@ def main():
         difference = max(abs(score - other) for (*_, score), other in zip(compared, naive, strict=True))
         table.append([name, *(f"{s:.1f}" for s in seconds), f"{seconds[0] / seconds[1]:.1f}", f"{difference:.1e}"])
     print(
-        f"{machine()}. {args.num_beams} beams, documents of {args.document_tokens} tokens, summaries of "
-        f"{args.summary_tokens}, pairs of {args.pair_tokens}; seconds a summary.\n"
+        f"{machine(device=args.device)}. {args.num_beams} beams, documents of {args.document_tokens} tokens, "
+        f"summaries of {args.summary_tokens}, pairs of {args.pair_tokens}; seconds a summary.\n"
     )
     header = ["model", "straightforward, s", "hf_quals, s", "times as fast", "largest difference of scores"]
     print(markdown_table(header, table))

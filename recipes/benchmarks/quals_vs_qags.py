@@ -49,6 +49,7 @@ class Arguments:
     )
     rows: str | None = field(default=None, metadata={"help": "Texts for the default model; none: it is left out."})
     limit: int = field(default=4, metadata={"help": "How many of these rows."})
+    device: str = field(default="cpu", metadata={"help": "Where the models compute: cpu, cuda, …"})
     only_default: bool = field(default=False, metadata={"help": "Leave the published sizes out."})
 
 
@@ -105,7 +106,7 @@ def published_sizes(args: Arguments) -> list[list[str]]:
         tokens: [random_text(tokens, vocab_size, tokens + 1000 * number) for number in range(args.batch_size)]
         for tokens in args.summary_tokens
     }
-    qagen = random_qagen("BART-large")
+    qagen = random_qagen("BART-large", args.device)
     measured = {
         (tokens, beams): quals(qagen, documents, texts, beams, args.pair_tokens)
         for tokens, texts in summaries.items()
@@ -115,7 +116,7 @@ def published_sizes(args: Arguments) -> list[list[str]]:
     qagen.model.generation_config.min_length = 1 + args.pair_tokens
     writer = Seq2SeqQuestionWriter(qagen.model, qagen.tokenizer, max_new_tokens=args.pair_tokens, num_beams=BEAMS)
     tokenizer = word_tokenizer(BERT_LARGE.vocab_size, cls_token="<s>", sep_token="</s>")
-    reader = ExtractiveReader(random_model(BERT_LARGE, AutoModelForQuestionAnswering), tokenizer)
+    reader = ExtractiveReader(random_model(BERT_LARGE, AutoModelForQuestionAnswering, args.device), tokenizer)
     table = []
     for tokens, texts in summaries.items():
         # Its batches are those of the questions of one summary: more of them at once are no faster.
@@ -149,8 +150,8 @@ def default_model(args: Arguments) -> list[list[str]]:
     rows = list(Dataset.from_json(args.rows).take(args.limit))
     documents, summaries = [row["document"] for row in rows], [row["summary"] for row in rows]
     what = f"default model, {len(rows)} real texts"
-    scorers = {"QAGS": QagsScorer.from_qagen(dtype="float32")}
-    default = QualsScorer.from_pretrained(dtype="float32")
+    scorers = {"QAGS": QagsScorer.from_qagen(dtype="float32", device=args.device)}
+    default = QualsScorer.from_pretrained(dtype="float32", device=args.device)
     for beams in args.num_beams:
         scorers[f"QUALS, published form, {beams} beams"] = QualsScorer(default.model, QualsConfig(num_beams=beams))
     scorers["QUALS, as it comes"] = default
@@ -178,7 +179,7 @@ def main():
     table = [] if args.only_default else published_sizes(args)
     if args.rows:
         table += default_model(args)
-    print(f"{machine()}. Documents of {args.document_tokens} tokens at the published sizes.\n")
+    print(f"{machine(device=args.device)}. Documents of {args.document_tokens} tokens at the published sizes.\n")
     print(
         markdown_table(
             ["models and texts", "judge", "seconds a summary", "times as fast", "shares"], table, num_left=2

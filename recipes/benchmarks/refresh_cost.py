@@ -14,7 +14,6 @@ Needs no file and no network. By default the shapes are cut to two layers, which
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from quals_vs_qags import Stages, TimedQAGen
-from sizes import SHAPES, machine, random_model, random_qagen, random_text, seconds, word_tokenizer
+from sizes import SHAPES, machine, peak_memory, random_model, random_qagen, random_text, seconds, word_tokenizer
 from transformers import HfArgumentParser
 
 from hf_quals import QAGenModel, QualsCallbackConfig, Scorer
@@ -46,6 +45,7 @@ class Arguments:
     pair_tokens: int = field(default=16, metadata={"help": "Tokens of a pair."})
     num_beams: int = field(default=30, metadata={"help": "Beams of the QAGen."})
     num_candidates: int = field(default=6, metadata={"help": "Candidates of a document."})
+    device: str = field(default="cpu", metadata={"help": "Where the models compute: cpu, cuda, …"})
 
 
 class FixedLengthQuals(Scorer):
@@ -109,9 +109,12 @@ def seconds_a_training_step(model, rows: list[dict]) -> float:
 
     def step():
         row = next(remaining)
-        model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+        inputs = {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
+        model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
 
     model.train()
     step()  # makes the optimizer's state
@@ -124,10 +127,10 @@ def main():
     reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     cut(SHAPES[args.scorer], args.layers)
-    qagen = random_qagen(args.scorer)
+    qagen = random_qagen(args.scorer, args.device)
     config = cut(SHAPES["BART-base"], args.layers)
-    model, tokenizer = random_model(config), word_tokenizer(config.vocab_size)
-    sampler = CandidateSampler(model, tokenizer, Accelerator())
+    model, tokenizer = random_model(config, device=args.device), word_tokenizer(config.vocab_size)
+    sampler = CandidateSampler(model, tokenizer, Accelerator(cpu=args.device == "cpu"))
     texts = [
         (random_text(args.document_tokens, 30000, seed), random_text(args.summary_tokens, 30000, -1 - seed))
         for seed in range(max(args.documents))
@@ -144,20 +147,18 @@ def main():
         rows = TextRows(dataset.take(number), "training", tokenizer, is_encoder_decoder=True)
         stages = measure(sampler, qagen, rows, args)
         training = seconds_a_training_step(model, dataset.take(min(number, 6)).to_list())
-        # In KiB on Linux.
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         cells = [
             str(number),
             f"{stages.total / number:.2f}",
             stages.shares(),
             f"{stages.total / number / training:.1f}",
         ]
-        table.append([*cells, f"{memory:.1f}"])
+        table.append([*cells, f"{peak_memory(args.device):.1f}"])
     layers = f"{args.layers} layers" if args.layers else "all layers"
     print(
-        f"{machine()}. BART-base samples, {args.scorer} scores, {layers} each; {args.num_candidates} candidates "
-        f"and the reference of {args.summary_tokens} tokens, documents of {args.document_tokens} tokens, "
-        f"{args.num_beams} beams.\n"
+        f"{machine(device=args.device)}. BART-base samples, {args.scorer} scores, {layers} each; "
+        f"{args.num_candidates} candidates and the reference of {args.summary_tokens} tokens, documents of "
+        f"{args.document_tokens} tokens, {args.num_beams} beams.\n"
     )
     header = ["documents", "s a document", "shares", "refresh / training", "peak memory so far, GiB"]
     print(markdown_table(header, table, num_left=1))

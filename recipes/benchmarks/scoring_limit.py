@@ -14,11 +14,10 @@ Needs no file and no network; about ten minutes on two CPU cores.
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass, field
 
 import torch
-from sizes import gemm_rate, linear_operations, machine, random_qagen, random_text, seconds
+from sizes import gemm_rate, linear_operations, machine, peak_memory, random_qagen, random_text, seconds
 from transformers import HfArgumentParser
 
 from hf_quals import QAGenModel, QAPair
@@ -40,6 +39,7 @@ class Arguments:
     pair_tokens: int = field(default=22, metadata={"help": "Tokens of a pair."})
     num_beams: int = field(default=60, metadata={"help": "Beams, each a group."})
     repeats: int = field(default=1, metadata={"help": "The median of so many runs counts."})
+    device: str = field(default="cpu", metadata={"help": "Where the models compute: cpu, cuda, …"})
 
 
 def operations(qagen: QAGenModel, args: Arguments) -> tuple[int, int]:
@@ -85,19 +85,18 @@ def measure(qagen: QAGenModel, batch_size: int, args: Arguments) -> list[float]:
 def main():
     reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    rate = gemm_rate()
+    rate = gemm_rate(args.device)
     table = []
     for name in args.models:
-        qagen = random_qagen(name)
+        qagen = random_qagen(name, args.device)
         for batch_size in args.batch_sizes:
             row = [name, str(batch_size)]
             times = measure(qagen, batch_size, args)
             for operation, time in zip(operations(qagen, args), times, strict=True):
                 row += [f"{operation / 1e9:.0f}", f"{time:.2f}", f"{operation / time / rate:.0%}"]
-            # In KiB on Linux.
-            row.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}")
-            table.append(row)
-    print(f"{machine()}; matrix products run at {rate / 1e9:.0f} GFLOP/s. {args.num_beams} beams.\n")
+            table.append([*row, f"{peak_memory(args.device):.1f}"])
+    where = machine(device=args.device)
+    print(f"{where}; matrix products run at {rate / 1e9:.0f} GFLOP/s. {args.num_beams} beams.\n")
     columns = [f"{stage}: {what}" for stage in ("pairs", "document") for what in ("GFLOP", "s", "of the rate")]
     print(markdown_table(["model", "batch", *columns, "peak memory so far, GiB"], table))
 

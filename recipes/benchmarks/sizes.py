@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,14 +53,14 @@ BERT_LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_he
 _SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def random_model(config: Any, auto_class: Any = None) -> Any:
+def random_model(config: Any, auto_class: Any = None, device: str = "cpu") -> Any:
     """A model of random weights, spread enough that its preferences are no ties."""
     set_seed(0)
     auto_class = auto_class or (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)
     for name in ("init_std", "initializer_range"):
         if hasattr(config, name):
             setattr(config, name, 0.05)
-    return auto_class.from_config(config, dtype=torch.float32).eval()
+    return auto_class.from_config(config, dtype=torch.float32).eval().to(device)
 
 
 def word_tokenizer(vocab_size: int, **special: str) -> PreTrainedTokenizerFast:
@@ -79,11 +80,11 @@ def random_text(words: int, vocab_size: int, seed: int) -> str:
     return " ".join(f"w{number}" for number in ids.tolist())
 
 
-def random_qagen(name: str) -> QAGenModel:
+def random_qagen(name: str, device: str = "cpu") -> QAGenModel:
     """A QAGen of one of the [`SHAPES`] with random weights."""
     config = SHAPES[name]
-    tokenizer = word_tokenizer(config.vocab_size)
-    return QAGenModel(random_model(config), tokenizer, QATemplate(prompt="{text}", pair="{question} <sep> {answer}"))
+    template = QATemplate(prompt="{text}", pair="{question} <sep> {answer}")
+    return QAGenModel(random_model(config, device=device), word_tokenizer(config.vocab_size), template)
 
 
 def linear_operations(module: nn.Module, *, without: tuple[str, ...] = ()) -> int:
@@ -95,10 +96,20 @@ def linear_operations(module: nn.Module, *, without: tuple[str, ...] = ()) -> in
     )
 
 
-def gemm_rate(size: int = 2048) -> float:
-    """Operations a second of a matrix product in float32, the fastest of a few."""
-    a = torch.randn(size, size)
-    return 2 * size**3 / min(seconds(lambda: a @ a, 1) for _ in range(5))
+def gemm_rate(device: str = "cpu") -> float:
+    """Operations a second of a large matrix product in float32, the fastest of a few."""
+    size = 2048 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device)
+    # A number of the product is read: a GPU has computed it then.
+    return 2 * size**3 / min(seconds(lambda: (a @ a)[0, 0].item(), 1) for _ in range(5))
+
+
+def peak_memory(device: str = "cpu") -> float:
+    """The most memory of the device that this process has had so far, in GiB."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # In KiB on Linux.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
@@ -111,8 +122,10 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
     return median(times)
 
 
-def machine(dtype: str = "float32") -> str:
-    """The processor, threads, library and type of a measurement."""
+def machine(dtype: str = "float32", device: str = "cpu") -> str:
+    """The card, or the processor and its threads, the library and the type of a measurement."""
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {dtype}"
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {dtype}"
