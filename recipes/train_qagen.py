@@ -82,13 +82,18 @@ class QAGenArguments(ModelArguments):
         default=0.5,
         metadata={"help": "Weight of ranking right answers above wrong ones of the same text; 0 for none."},
     )
+    num_distractors: int = field(default=1, metadata={"help": "Wrong answers a pair from its own text."})
+    num_foreign_distractors: int = field(default=0, metadata={"help": "Wrong answers a pair from other texts."})
+    question_share: float = field(
+        default=1.0, metadata={"help": "Share of pairs whose question is learned; of the others only the answer is."}
+    )
     generate_on: int = field(
         default=50,
         metadata={"help": "Held-out passages to write about and to read at the end; 0 leaves that out."},
     )
 
     def __post_init__(self):
-        for name in ("sentence_share", "joined_share", "lowercase_share"):
+        for name in ("sentence_share", "joined_share", "lowercase_share", "question_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if self.sentence_share + self.joined_share > 1:
@@ -139,7 +144,7 @@ def evaluate_reading(model: QAGenModel, passages: Sequence[Passage]) -> dict[str
         wrong one from the same text; `answer_is_given`, the share of questions that the model answers greedily with
         words that hold the right answer. Empty if no pair has a distractor.
     """
-    asked = [replace(passage, pairs=tuple(p for p in passage.pairs if p.distractor)) for passage in passages]
+    asked = [replace(passage, pairs=tuple(p for p in passage.pairs if p.distractors)) for passage in passages]
     asked = [passage for passage in asked if passage.pairs]
     if not asked:
         return {}
@@ -159,7 +164,7 @@ def evaluate_reading(model: QAGenModel, passages: Sequence[Passage]) -> dict[str
         return [sum(values) for part in model.log_probs(texts, pairs, batch_size=2) for values in part]
 
     right = log_probs([[pair.answer for pair in passage.pairs] for passage in asked])
-    wrong = log_probs([[pair.distractor or "" for pair in passage.pairs] for passage in asked])
+    wrong = log_probs([[pair.distractors[0] for pair in passage.pairs] for passage in asked])
     given = model.answer(texts, [[pair.question for pair in passage.pairs] for passage in asked], batch_size=2)
     correct = [
         same_answer(pair.answer, answer)
@@ -188,7 +193,7 @@ def main():
     is_encoder_decoder = model.config.is_encoder_decoder
     weights_dtype = model.dtype
 
-    def features(texts):
+    def features(texts, **kwargs):
         rows, counts = tokenize_passages(
             texts,
             tokenizer,
@@ -196,6 +201,7 @@ def main():
             is_encoder_decoder=is_encoder_decoder,
             max_length=args.max_length,
             max_pair_length=args.max_pair_length,
+            **kwargs,
         )
         logger.info("%s", counts)
         return rows, counts
@@ -208,8 +214,8 @@ def main():
         for text in vary_lengths(train, seed=seed, **shares)
     ]
     if args.ranking_weight:
-        varied = with_distractors(varied, training_args.seed)
-    train_features, train_counts = features(varied)
+        varied = with_distractors(varied, training_args.seed, args.num_distractors, args.num_foreign_distractors)
+    train_features, train_counts = features(varied, question_share=args.question_share, seed=training_args.seed)
     eval_features, eval_counts = features(held_out)
 
     # The collator pads and packs by itself; nothing of a feature is an argument of the model's forward.

@@ -1,4 +1,6 @@
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,8 +100,13 @@ def test_texts_of_all_lengths_keep_every_question_and_its_answer_in_place():
 
 
 FEATURES = [
-    {"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 2], [10, 2]], "distractors": [[8, 11, 12, 2], []]},
-    {"input_ids": [11, 2], "pairs": [[12, 2], [13, 14, 2]], "distractors": [[], [13, 2]]},
+    {
+        "input_ids": [5, 6, 7, 2],
+        "pairs": [[8, 9, 2], [10, 2]],
+        "distractors": [[[8, 11, 12, 2], [13, 2], [8, 9, 5, 2]], []],
+        "unlearned": [1, 0],
+    },
+    {"input_ids": [11, 2], "pairs": [[12, 2], [13, 14, 2]], "distractors": [[], [[13, 2]]], "unlearned": [0, 0]},
 ]
 
 
@@ -127,10 +134,12 @@ def test_loss_and_gradients_are_those_of_pairs_and_distractors_computed_alone(fa
     model.zero_grad()
     tokens, margins = [], []
     for feature in FEATURES:
-        for pair, distractor in zip(feature["pairs"], feature["distractors"], strict=True):
+        for pair, distractors, unlearned in zip(
+            feature["pairs"], feature["distractors"], feature["unlearned"], strict=True
+        ):
             of_pair = log_probs_alone(model, feature["input_ids"], pair)
-            tokens.append(of_pair)
-            if distractor:
+            tokens.append(of_pair[unlearned:])
+            for distractor in distractors:
                 # Up to where they part, both have the same tokens and probabilities.
                 margins.append(of_pair.sum() - log_probs_alone(model, feature["input_ids"], distractor).sum())
     ranking = torch.nn.functional.softplus(-torch.stack(margins)).mean()
@@ -149,18 +158,31 @@ def test_distractors_are_other_answers_of_the_same_kind_from_the_same_text():
         Pair("Who was met?", "Fury of England", 10),
     )
     (passage,) = with_distractors([Passage(text, pairs, "boxing")], seed=0)
-    assert [pair.distractor in {"Fury", "Fury of England", "England"} for pair in passage.pairs] == [
-        True,
-        False,
-        False,
-    ]
-    assert passage.pairs[1].distractor == "2017"
-    assert passage.pairs[2].distractor == "Lewis"  # neither "Fury" nor "England", which the answer holds
+    (first,), (second,), (third,) = (pair.distractors for pair in passage.pairs)
+    assert first in {"Fury", "Fury of England", "England"}
+    assert second == "2017"
+    assert third == "Lewis"  # neither "Fury" nor "England", which the answer holds
+
+
+def test_several_distractors_differ_and_the_same_kind_comes_first():
+    text = "Lewis met Fury of England in 2015 and in 2017."
+    (passage,) = with_distractors([Passage(text, (Pair("When first?", "2015", 29),), "boxing")], seed=0, count=3)
+    first, *rest = passage.pairs[0].distractors
+    assert first == "2017"
+    assert len(rest) == len(set(rest)) == 2
+    assert set(rest) <= {"Lewis", "Fury", "England"}
+
+
+def test_foreign_distractors_are_answers_of_other_texts_that_the_text_does_not_hold():
+    boxing = Passage("Fury met Lewis.", (Pair("Who met Lewis?", "Fury", 0),), "boxing")
+    ring = Passage("Lewis met Joshua.", (Pair("Who met Joshua?", "Lewis", 0), Pair("Who?", "Joshua", 10)), "boxing")
+    passage, _ = with_distractors([boxing, ring], seed=0, foreign=1)
+    assert passage.pairs[0].distractors == ("Lewis", "Joshua")
 
 
 def test_pair_whose_text_offers_nothing_else_has_no_distractor():
     (passage,) = with_distractors([Passage("Fury won.", (Pair("Who won?", "Fury", 0),), "boxing")], seed=0)
-    assert passage.pairs[0].distractor is None
+    assert passage.pairs[0].distractors == ()
 
 
 def test_passages_in_normal_form_keep_their_answers_in_place():
@@ -169,6 +191,31 @@ def test_passages_in_normal_form_keep_their_answers_in_place():
     text = in_normal_form(passage).text
     assert text == 'A "deal" of £1m, Lewis\'s first.'
     assert (pair.question, pair.answer, text[pair.answer_start :][:3]) == ("How much?", "£1m", "£1m")
+
+
+def test_of_questions_that_are_not_learned_the_answer_is():
+    passage = Passage("Fury won.", (Pair("Who won?", "fury", 0), Pair("Who won?", "boxer", 0)), "boxing")
+    tokenizer = tiny_tokenizer("llama")
+    arguments = {"is_encoder_decoder": False, "question_share": 0.0}
+    (feature,), _ = tokenize_passages([passage], tokenizer, TINY_TEMPLATE, **arguments)
+    for ids, unlearned, answer in zip(feature["pairs"], feature["unlearned"], ["fury", "boxer"], strict=True):
+        assert tokenizer.decode(ids[unlearned:], skip_special_tokens=True).strip() == answer
+    labels = DataCollatorForQAGen(0, False)([feature])["labels"]
+    assert (labels != -100).sum() == sum(map(len, feature["pairs"])) - sum(feature["unlearned"])
+
+
+def test_answers_alone_cannot_be_learned_where_they_are_written_first():
+    template = replace(TINY_TEMPLATE, pair="{answer} <sep> {question}")
+    with pytest.raises(ValueError, match="needs a template with questions first"):
+        tokenize_passages([], tiny_tokenizer("llama"), template, is_encoder_decoder=False, question_share=0.5)
+
+
+def test_passages_of_one_article_are_joined_with_each_other_first():
+    texts = vary_lengths(passages(), seed=0, sentence_share=0, joined_share=1, lowercase_share=0)
+    assert len(texts) < 5
+    for text in texts:
+        articles = [int(pair.answer.removeprefix("First ")) // 4 for pair in text.pairs if pair.answer != "İstanbul"]
+        assert len(list(itertools.groupby(articles))) == len(set(articles))
 
 
 def test_pairs_that_cannot_be_learned_are_left_out_and_counted():

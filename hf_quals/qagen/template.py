@@ -93,7 +93,7 @@ class QATemplate:
 
     def format_pair(self, question: str, answer: str) -> str:
         """The text of one pair, as the model is trained to write it."""
-        first, second = ("{question}", "{answer}") if self._question_first else ("{answer}", "{question}")
+        first, second = ("{question}", "{answer}") if self.question_first else ("{answer}", "{question}")
         before, rest = self.pair.split(first)
         between, after = rest.split(second)
         values = {"{question}": question, "{answer}": answer}
@@ -115,10 +115,11 @@ class QATemplate:
         first, second = (part.strip() for part in parts)
         if not first or not second:
             return None
-        return (first, second) if self._question_first else (second, first)
+        return (first, second) if self.question_first else (second, first)
 
     @property
-    def _question_first(self) -> bool:
+    def question_first(self) -> bool:
+        """Whether a pair is written question first."""
         return self.pair.index("{question}") < self.pair.index("{answer}")
 
     def encode_texts(

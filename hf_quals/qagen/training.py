@@ -29,20 +29,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MOST_PAIR_TOKENS = 512
+# Answers of other texts looked at for each that is wanted: nearly always one is not in the text at hand.
+_FOREIGN_DRAWS = 8
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
 class Pair:
     """
-    A question, its answer, where the answer begins in the passage (in characters), and a wrong answer that the passage
-    holds, too ([`with_distractors`]).
+    A question, its answer, where the answer begins in the passage (in characters), and wrong answers to rank below it
+    ([`with_distractors`]).
     """
 
     question: str
     answer: str
     answer_start: int
-    distractor: str | None = None
+    distractors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,33 +155,50 @@ _NO_NAME = re.compile(
 )
 
 
-def with_distractors(passages: Sequence[Passage], seed: int) -> list[Passage]:
+def with_distractors(passages: Sequence[Passage], seed: int, count: int = 1, foreign: int = 0) -> list[Passage]:
     """
-    Gives each pair a wrong answer from its own text, for the ranking of answers that [`QAGenTrainer`] adds.
+    Gives each pair wrong answers, for the ranking of answers that [`QAGenTrainer`] adds.
 
-    Wrong answers are answers of the text's other pairs, names and numbers. Those of the right answer's kind (with
-    digits, with a capital letter, neither) are preferred; none that holds the right answer or is held by it is taken.
+    Wrong answers are answers of the text's other pairs, names and numbers: what a summary says that confuses its
+    document. Foreign ones are answers from other texts that the text itself does not hold: what a summary makes up.
+    Those of the right answer's kind (with digits, with a capital letter, neither) are preferred; none that holds the
+    right answer or is held by it is taken.
 
     Args:
         passages (`Sequence[Passage]`): Texts with their pairs.
         seed (`int`): Seed of the choice.
+        count (`int`, *optional*, defaults to 1): Wrong answers a pair from its own text, as far as it offers so many.
+        foreign (`int`, *optional*, defaults to 0): Wrong answers a pair from other texts.
 
     Returns:
-        `list[Passage]`: the same passages; a pair whose text offers no wrong answer keeps `distractor=None`.
+        `list[Passage]`: the same passages; pairs have up to `count + foreign` different `distractors`.
     """
     rng = random.Random(seed)
+    answers: dict[str, list[str]] = {}
+    for passage in passages:
+        for pair in passage.pairs:
+            answers.setdefault(_kind(pair.answer), []).append(pair.answer)
     results = []
     for passage in passages:
         facts = [_NO_NAME.sub("", match.group()) for match in _FACT.finditer(passage.text)]
         offered = sorted({pair.answer for pair in passage.pairs} | {fact for fact in facts if fact})
+        folded = passage.text.casefold()
         pairs = []
         for pair in passage.pairs:
-            right = pair.answer.casefold()
-            wrong = [other for other in offered if not (right in other.casefold() or other.casefold() in right)]
-            alike = [other for other in wrong if _kind(other) == _kind(pair.answer)]
-            pairs.append(replace(pair, distractor=rng.choice(alike or wrong) if wrong else None))
+            wrong = [other for other in offered if not _overlap(pair.answer, other)]
+            rng.shuffle(wrong)
+            wrong.sort(key=lambda other: _kind(other) != _kind(pair.answer))
+            elsewhere = answers[_kind(pair.answer)]
+            drawn = rng.sample(elsewhere, min(_FOREIGN_DRAWS * foreign, len(elsewhere)))
+            unheld = [other for other in drawn if other.casefold() not in folded and not _overlap(pair.answer, other)]
+            pairs.append(replace(pair, distractors=(*wrong[:count], *list(dict.fromkeys(unheld))[:foreign])))
         results.append(replace(passage, pairs=tuple(pairs)))
     return results
+
+
+def _overlap(answer: str, other: str) -> bool:
+    answer, other = answer.casefold(), other.casefold()
+    return answer in other or other in answer
 
 
 def _kind(answer: str) -> str:
@@ -235,8 +254,8 @@ def vary_lengths(
 
     QUALS compares probabilities given a summary of a sentence or two with those given a document of several hundred
     words; a QAGen trained on passages alone knows neither length. Each passage is used once: as its sentences that
-    hold an answer, as it is, or joined with its neighbours in a shuffled order. Some texts are lowercased whole, since
-    much of the data of summarization is.
+    hold an answer, as it is, or joined with others, those of its article first: a document is about one story, and a
+    question about it fits several places. Some texts are lowercased whole, since much of the data of summarization is.
 
     Args:
         passages (`Sequence[Passage]`): What to rewrite.
@@ -259,6 +278,8 @@ def vary_lengths(
     texts = [sentence for passage in order[:num_sentences] for sentence in _sentences_with_answers(passage)]
     to_join, rest = order[num_sentences : num_sentences + num_joined], order[num_sentences + num_joined :]
     texts += rest
+    articles = {passage.group: number for number, passage in enumerate(to_join)}
+    to_join.sort(key=lambda passage: articles[passage.group])
     while to_join:
         longest = rng.randint(max_joined_characters // 2, max_joined_characters)
         lengths = itertools.accumulate(len(passage.text) + 1 for passage in to_join)
@@ -310,6 +331,8 @@ def tokenize_passages(
     is_encoder_decoder: bool,
     max_length: int = 1024,
     max_pair_length: int = 64,
+    question_share: float = 1.0,
+    seed: int = 0,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """
     Turns passages into training features.
@@ -321,13 +344,26 @@ def tokenize_passages(
         is_encoder_decoder (`bool`): The family of the model.
         max_length (`int`, *optional*, defaults to 1024): The most tokens of a text.
         max_pair_length (`int`, *optional*, defaults to 64): The most tokens of a pair; longer pairs are left out.
+        question_share (`float`, *optional*, defaults to 1.0):
+            Share of pairs whose question is learned; of the others only the answer is. Most of a pair's tokens are its
+            question's, and what else could have been asked cannot be learned: with less of it a model learns to read.
+        seed (`int`, *optional*, defaults to 0): Seed of the choice of these pairs.
 
     Returns:
         `tuple[list[dict], dict[str, int]]`: features `{"input_ids": list[int], "pairs": list[list[int]],
-        "distractors": list[list[int]], "length": int}`, of a text with many pairs several; and how many there are, how
-        many pairs, and how many pairs were left out because they are too long, or their text had to be cut, so that
-        the answer might be missing.
+        "distractors": list[list[list[int]]], "unlearned": list[int], "length": int}` (`unlearned` counts the first
+        tokens of a pair that are not learned), of a text with many pairs several; and how many there are, how many
+        pairs, and how many pairs were left out because they are too long, or their text had to be cut, so that the
+        answer might be missing.
+
+    Raises:
+        `ValueError`: if questions are to be left out and the template writes answers first.
     """
+    if question_share < 1 and not template.question_first:
+        raise ValueError(
+            f"question_share={question_share} needs a template with questions first, not {template.pair!r}."
+        )
+    rng = random.Random(seed)
     encoded = template.encode_texts(
         tokenizer, [p.text for p in passages], max_length=max_length, is_encoder_decoder=is_encoder_decoder
     )
@@ -337,33 +373,39 @@ def tokenize_passages(
         if text.truncated:
             counts["pairs_of_truncated_texts"] += len(passage.pairs)
             continue
-        kept: list[list[int]] = []
-        distractors: list[list[int]] = []
+        kept: list[dict[str, Any]] = []
         for pair in passage.pairs:
-            ids, other = (
+            ids, *others = (
                 template.encode_pair(tokenizer, pair.question, answer, is_encoder_decoder=is_encoder_decoder)
-                if answer is not None
-                else []
-                for answer in (pair.answer, pair.distractor)
+                for answer in (pair.answer, *pair.distractors)
             )
             if len(ids) > max_pair_length:
                 counts["pairs_too_long"] += 1
                 continue
-            kept.append(ids)
-            distractors.append(other if len(other) <= max_pair_length else [])
-        for part in _parts([len(ids) + len(other) for ids, other in zip(kept, distractors, strict=True)]):
-            length = len(text.input_ids) + sum(map(len, kept[part]))
-            features.append(
-                {
-                    "input_ids": text.input_ids,
-                    "pairs": kept[part],
-                    "distractors": distractors[part],
-                    "length": length,
-                }
-            )
+            others = [other for other in others if len(other) <= max_pair_length]
+            learned = rng.random() < question_share
+            unlearned = 0 if learned else _question_length(ids, pair, tokenizer, template, is_encoder_decoder)
+            kept.append({"pairs": ids, "distractors": others, "unlearned": unlearned})
+        for part in _parts([_num_tokens(one["pairs"], one["distractors"]) for one in kept]):
+            length = len(text.input_ids) + sum(_num_tokens(one["pairs"], one["distractors"]) for one in kept[part])
+            columns = {name: [one[name] for one in kept[part]] for name in ("pairs", "distractors", "unlearned")}
+            features.append({"input_ids": text.input_ids, **columns, "length": length})
             counts["texts"] += 1
             counts["pairs"] += len(kept[part])
     return features, counts
+
+
+def _question_length(ids, pair: Pair, tokenizer, template: QATemplate, is_encoder_decoder: bool) -> int:
+    """How many tokens of a pair come before its answer."""
+    begin, _ = template.special_tokens(tokenizer) if is_encoder_decoder else ([], [])
+    before = template.format_pair(pair.question, "").rstrip(" ")
+    return _common_prefix(ids, begin + tokenizer(before, add_special_tokens=False)["input_ids"])
+
+
+def _num_tokens(ids: Sequence[int], others: Sequence[Sequence[int]]) -> int:
+    """Columns that a pair takes with its distractors, which branch off behind what all have in common."""
+    shared = _common_prefix(ids, *others)
+    return len(ids) + sum(len(other) - shared + 1 for other in others)
 
 
 def _parts(lengths: Sequence[int]) -> Iterator[slice]:
@@ -395,8 +437,9 @@ class DataCollatorForQAGen:
         is a prompt and its pairs packed behind it; `labels` are of shape `(batch, columns of pairs)`, and
         `logits_to_keep` lets the model compute the vocabulary only there. For encoder–decoder models `labels` are of
         shape `(pairs, length)`, and `text_of_pair` of shape `(pairs,)` tells whose pair each is. Where pairs have
-        distractors, `ranked_labels` (the tokens of right and wrong answers, -100 elsewhere) and `comparison` (n for
-        the right answer of the n-th comparison, -n for the wrong one, 0 elsewhere), both of the shape of `labels`.
+        distractors, `ranked_labels` (the tokens of right and wrong answers, -100 elsewhere) and `answer_number` (n for
+        a token of the n-th answer, 0 elsewhere), both of the shape of `labels`, and `comparisons` of shape
+        `(comparisons, 2)`: the numbers of a right answer and of a wrong one.
     """
 
     pad_token_id: int
@@ -410,37 +453,39 @@ class DataCollatorForQAGen:
     def _decoder_only(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [feature["input_ids"] for feature in features]
         rows: list[list[Continuation]] = []
-        # What is learned of each continuation: from which of its tokens on, and in which comparison.
-        learned: list[list[tuple[int, int]]] = []
-        comparisons = 0
+        # What is learned of each continuation: from which of its tokens on by likelihood (none of a distractor), from
+        # which on in the ranking, and the number of its answer there (0 for an answer that is not compared).
+        learned: list[list[tuple[int | None, int, int]]] = []
+        comparisons: list[tuple[int, int]] = []
+        numbers = itertools.count(1)
         for feature in features:
             start = len(feature["input_ids"]) - 1
             row: list[Continuation] = []
-            roles: list[tuple[int, int]] = []
-            for ids, other in _with_distractors(feature):
+            roles: list[tuple[int | None, int, int]] = []
+            for ids, others, unlearned in _pairs_of(feature):
+                trunk, shared = len(row), _common_prefix(ids, *others)
+                right = next(numbers) if others else 0
                 row.append(Continuation([feature["input_ids"][-1], *ids], start))
-                shared = _common_prefix(ids, other) if other else 0
-                comparisons += bool(other)
-                roles.append((1 + shared, comparisons if other else 0))
-                if other:
-                    # The wrong answer branches off behind the question, which is not computed again.
-                    row.append(
-                        Continuation([*feature["input_ids"][-1:], *other][shared:], start + shared, len(row) - 1)
-                    )
-                    roles.append((1, -comparisons))
+                roles.append((1 + unlearned, 1 + shared, right))
+                for other in others:
+                    # A wrong answer branches off behind the question, which is not computed again.
+                    tokens = [feature["input_ids"][-1], *other][shared:]
+                    row.append(Continuation(tokens, start + shared, trunk))
+                    roles.append((None, 1, next(numbers)))
+                    comparisons.append((right, roles[-1][2]))
             rows.append(row)
             learned.append(roles)
         packed = pack_continuations(rows, self.pad_token_id, self.pad_to_multiple_of)
         labels, ranked = (torch.full_like(packed.input_ids, -100) for _ in range(2))
-        comparison = torch.zeros_like(packed.input_ids)
+        answer_number = torch.zeros_like(packed.input_ids)
         for b, (spans, roles) in enumerate(zip(packed.spans, learned, strict=True)):
-            for span, (first, number) in zip(spans, roles, strict=True):
-                if number >= 0:
-                    labels[b, span.start + 1 : span.stop] = packed.input_ids[b, span.start + 1 : span.stop]
+            for span, (likely, first, number) in zip(spans, roles, strict=True):
+                if likely is not None:
+                    labels[b, span.start + likely : span.stop] = packed.input_ids[b, span.start + likely : span.stop]
                 if number:
                     answer = slice(span.start + first, span.stop)
                     ranked[b, answer] = packed.input_ids[b, answer]
-                    comparison[b, answer] = number
+                    answer_number[b, answer] = number
         width = round_up(max(len(prompt) - 1 for prompt in prompts), self.pad_to_multiple_of)
         prompt_ids = torch.full((len(prompts), width), self.pad_token_id)
         prompt_mask = torch.zeros_like(prompt_ids)
@@ -457,49 +502,65 @@ class DataCollatorForQAGen:
             "labels": labels,
             # Indices, not a number: a slice is not contiguous, and its product copies the vocabulary's matrix a row.
             "logits_to_keep": torch.arange(columns - kept, columns),
-            **({"ranked_labels": ranked, "comparison": comparison} if comparisons else {}),
+            **_ranking(ranked, answer_number, comparisons),
         }
 
     def _encoder_decoder(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [feature["input_ids"] for feature in features]
         targets: list[list[int]] = []
-        learned: list[list[int]] = []
+        labels: list[list[int]] = []
         ranked: list[list[int]] = []
-        comparison: list[list[int]] = []
+        answer_number: list[list[int]] = []
         text_of_pair = []
-        comparisons = 0
+        comparisons: list[tuple[int, int]] = []
         for number, feature in enumerate(features):
-            for ids, other in _with_distractors(feature):
-                comparisons += bool(other)
-                shared = _common_prefix(ids, other) if other else len(ids)
-                signed = [(ids, comparisons), (other, -comparisons)] if other else [(ids, 0)]
-                for sequence, sign in signed:
-                    answer = len(sequence) - shared
+            for ids, others, unlearned in _pairs_of(feature):
+                shared = _common_prefix(ids, *others) if others else len(ids)
+                right = len(targets) + 1
+                for sequence in (ids, *others):
                     targets.append(sequence)
-                    learned.append(sequence if sign >= 0 else [-100] * len(sequence))
+                    is_right = len(targets) == right
+                    labels.append([-100] * unlearned + ids[unlearned:] if is_right else [-100] * len(sequence))
                     ranked.append([-100] * shared + sequence[shared:])
-                    comparison.append([0] * shared + [sign] * answer)
+                    answer_number.append([0] * shared + [len(targets)] * (len(sequence) - shared))
+                    comparisons += [] if is_right else [(right, len(targets))]
                     text_of_pair.append(number)
         batch = {
             "input_ids": _pad(prompts, self.pad_token_id),
             "attention_mask": _pad([[1] * len(prompt) for prompt in prompts], 0),
-            "labels": _pad(learned, -100),
+            "labels": _pad(labels, -100),
             "text_of_pair": torch.tensor(text_of_pair),
         }
-        if comparisons:
-            # The wrong answers have no labels, from which the model would make its inputs.
-            batch |= {"target_ids": _pad(targets, -100), "ranked_labels": _pad(ranked, -100)}
-            batch["comparison"] = _pad(comparison, 0)
-        return batch
+        if comparisons or any(any(feature.get("unlearned", ())) for feature in features):
+            # Labels that are left out are inputs all the same, and the model would make its inputs of the labels.
+            batch["target_ids"] = _pad(targets, -100)
+        return batch | _ranking(_pad(ranked, -100), _pad(answer_number, 0), comparisons)
 
 
-def _with_distractors(feature: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
+def _ranking(
+    ranked_labels: torch.Tensor, answer_number: torch.Tensor, comparisons: list[tuple[int, int]]
+) -> dict[str, torch.Tensor]:
+    if not comparisons:
+        return {}
+    return {
+        "ranked_labels": ranked_labels,
+        "answer_number": answer_number,
+        "comparisons": torch.tensor(comparisons),
+    }
+
+
+def _pairs_of(feature: dict[str, Any]) -> Iterator[tuple[list[int], list[list[int]], int]]:
+    """The tokens of each pair, those of its distractors, and how many of its first tokens are not learned."""
     pairs = feature["pairs"]
-    return zip(pairs, feature.get("distractors") or [[]] * len(pairs), strict=True)
+    distractors = feature.get("distractors") or [[]] * len(pairs)
+    return zip(pairs, distractors, feature.get("unlearned") or [0] * len(pairs), strict=True)
 
 
-def _common_prefix(ids: Sequence[int], other: Sequence[int]) -> int:
-    return next((n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other)))
+def _common_prefix(ids: Sequence[int], *others: Sequence[int]) -> int:
+    """How many first tokens all have in common."""
+    columns = zip(ids, *others, strict=False)
+    shortest = min(len(sequence) for sequence in (ids, *others))
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)
 
 
 def _pad(sequences: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -526,19 +587,19 @@ class QAGenTrainer(Seq2SeqTrainer):
         self.ranking_weight = ranking_weight
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        ranked_labels, comparison = inputs.pop("ranked_labels", None), inputs.pop("comparison", None)
+        ranking = [inputs.pop(name, None) for name in ("ranked_labels", "answer_number", "comparisons")]
         is_encoder_decoder = "text_of_pair" in inputs
         if is_encoder_decoder:
             self._encode_once(model, inputs)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if comparison is not None:
-            logits = outputs["logits"]
+        logits, (ranked_labels, answer_number, comparisons) = outputs["logits"], ranking
+        if comparisons is not None:
             if not is_encoder_decoder:
-                logits, ranked_labels, comparison = logits[:, :-1], ranked_labels[:, 1:], comparison[:, 1:]
-            ranking = ranking_loss(logits, ranked_labels, comparison)
+                logits, ranked_labels, answer_number = logits[:, :-1], ranked_labels[:, 1:], answer_number[:, 1:]
+            ranked = ranking_loss(logits, ranked_labels, answer_number, comparisons)
             # Steps add up the losses of their batches where tokens are counted over the step.
             share = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.ranking_weight * ranking / share
+            loss = loss + self.ranking_weight * ranked / share
         return (loss, outputs) if return_outputs else loss
 
     def _encode_once(self, model, inputs) -> None:
@@ -555,21 +616,24 @@ class QAGenTrainer(Seq2SeqTrainer):
             inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=target_ids)
 
 
-def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, comparison: torch.Tensor) -> torch.Tensor:
+def ranking_loss(
+    logits: torch.Tensor, labels: torch.Tensor, answer_number: torch.Tensor, comparisons: torch.Tensor
+) -> torch.Tensor:
     r"""
     `mean of -log sigmoid(log p(right answer) - log p(wrong answer))` over the comparisons of a batch.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, columns, vocabulary)`): Logits of each column's label.
         labels (`torch.LongTensor` of shape `(batch, columns)`): Tokens of right and wrong answers, -100 elsewhere.
-        comparison (`torch.LongTensor` of shape `(batch, columns)`): n for a token of the n-th comparison's right
-            answer, -n for one of its wrong answer, 0 elsewhere.
+        answer_number (`torch.LongTensor` of shape `(batch, columns)`): n for a token of the n-th answer, 0 elsewhere.
+        comparisons (`torch.LongTensor` of shape `(comparisons, 2)`): The numbers of a right answer and of a wrong one.
 
     Returns:
         `torch.Tensor`: a scalar in float32.
     """
-    is_compared = comparison != 0
-    chosen, numbers = logits[is_compared].float(), comparison[is_compared]
+    is_compared = answer_number != 0
+    chosen, numbers = logits[is_compared].float(), answer_number[is_compared]
     log_probs = chosen.gather(-1, labels[is_compared][:, None]).squeeze(-1) - chosen.logsumexp(-1)
-    margins = log_probs.new_zeros(int(numbers.abs().max()) + 1).index_add(0, numbers.abs(), log_probs * numbers.sign())
-    return -torch.nn.functional.logsigmoid(margins[1:]).mean()
+    answers = log_probs.new_zeros(int(comparisons.max()) + 1).index_add(0, numbers, log_probs)  # (answers + 1,)
+    margins = answers[comparisons[:, 0]] - answers[comparisons[:, 1]]
+    return -torch.nn.functional.logsigmoid(margins).mean()
