@@ -43,6 +43,7 @@ app.add_typer(human_eval, name="human-eval")
 
 DocumentColumn = Annotated[str, typer.Option(help="The column of documents.")]
 SummaryColumn = Annotated[str, typer.Option(help="The column of summaries.")]
+Summaries = Annotated[list[str] | None, typer.Option(help="A summary of --document; may be given several times.")]
 Split = Annotated[str, typer.Option(help="The split of a dataset.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; left out: the best there is.")]
 Dtype = Annotated[
@@ -97,9 +98,7 @@ def score(
         str | None,
         typer.Option(help="Instead of INPUT: one document, @FILE that holds it, or - for standard input."),
     ] = None,
-    summary: Annotated[
-        list[str] | None, typer.Option(help="A summary of --document; may be given several times.")
-    ] = None,
+    summary: Summaries = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Where the scored rows of INPUT go, .jsonl, .csv or .parquet."),
@@ -221,9 +220,7 @@ def explain(
     document: Annotated[
         str | None, typer.Option(help="Instead of SCORED: one document, or @FILE that holds it.")
     ] = None,
-    summary: Annotated[
-        list[str] | None, typer.Option(help="A summary of --document; may be given several times.")
-    ] = None,
+    summary: Summaries = None,
     html: Html = None,
     plot: Annotated[
         Path | None, typer.Option(help="Where a picture of the pairs' tokens goes, of one summary, .png or .svg.")
@@ -301,7 +298,7 @@ def _load(model: str | None, **options: Any) -> QualsScorer:
 def _check_outputs(
     suffixes: dict[Path | None, tuple[str, ...]], inputs: Sequence[str | Path | None] = (), *, overwrite: bool
 ) -> None:
-    """Refuses what is written when all is scored, before anything is; `None` is what nobody asked for."""
+    """Refuses what cannot be written before any work is done for it; `None` is what nobody asked for."""
     from .comparing.reports import check_folder, check_outputs, check_suffix
 
     with _refusing():
@@ -565,15 +562,12 @@ def preferences(
     overwrite: Overwrite = False,
 ) -> None:
     """Write S+ and S- of a checkpoint as preferences for TRL: prompt, chosen and rejected."""
-    from .comparing.reports import check_folder, check_outputs, check_suffix
     from .comparing.rows import Source
     from .contrastive.preferences import load_preference_dataset
     from .files import write_atomically
 
+    _check_outputs({output: (".jsonl",)}, [source], overwrite=overwrite)
     with _refusing():
-        check_suffix(output, (".jsonl",))
-        check_outputs([output], [Path(source)], overwrite=overwrite)
-        check_folder(output)
         dataset = [row for _, row in Source(source, split=split).rows()]
         pairs = load_preference_dataset(
             checkpoint, dataset, document_column=document_column, reference_column=reference_column
@@ -693,12 +687,9 @@ def recipes(
         if output is None:
             print(text, end="")
             return
-        from .comparing.reports import check_folder, check_outputs, check_suffix
         from .files import write_atomically
 
-        check_suffix(output, (".yaml", ".yml"))
-        check_outputs([output], overwrite=overwrite)
-        check_folder(output)
+        _check_outputs({output: (".yaml", ".yml")}, overwrite=overwrite)
         write_atomically(output, text)
 
 
