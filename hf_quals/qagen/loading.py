@@ -155,8 +155,6 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             raise RuntimeError("it holds no values")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
-    if device.type == "meta":
-        raise ValueError("device='meta' computes nothing. Pass one that does: 'cpu', 'cuda', 'mps'.")
     return device
 
 
