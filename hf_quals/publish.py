@@ -281,7 +281,9 @@ def _content_problem(file: Path) -> str | None:
     if any(fnmatch(name, pattern) for name in names for pattern in _SECRET_NAMES) or _holds_secret(file):
         return "holds what looks like a secret"
     try:
-        pickled = any(_is_pickle_name(name) or _is_pickle(content) for name, content in _contents(file))
+        pickled = any(
+            Path(name).suffix.lower() in _PICKLES or _is_pickle(content) for name, content in _contents(file)
+        )
     except (
         OSError,
         EOFError,
@@ -327,10 +329,6 @@ def _contents(file: Path) -> Iterator[tuple[str, Any]]:
     # joblib packs with bare zlib.
     with contextlib.suppress(zlib.error):
         yield file.name, io.BytesIO(zlib.decompressobj().decompress(start, len(start)))
-
-
-def _is_pickle_name(name: str) -> bool:
-    return Path(name).suffix.lower() in _PICKLES
 
 
 def _is_pickle(content: IO[bytes]) -> bool:
