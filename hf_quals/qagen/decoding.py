@@ -65,12 +65,8 @@ class DiverseBeamSearchDecoderOnlyOutput(GenerateBeamDecoderOnlyOutput):
 @dataclass
 class DiverseBeamSearchEncoderDecoderOutput(GenerateBeamEncoderDecoderOutput):
     """
-    What [`diverse_beam_search`] returns for encoder–decoder models: Transformers' output for beam methods, and
-
-    Args:
-        token_log_probs (`torch.FloatTensor` of shape `(batch_size * num_return_sequences, generated_length)`):
-            The model's own log-probability of each generated token (nats): log-softmax in float32 of the raw logits,
-            before any logits processor and without the diversity penalty. EOS is included; 0 after it.
+    What [`diverse_beam_search`] returns for encoder–decoder models: Transformers' output for beam methods, and the
+    `token_log_probs` of [`DiverseBeamSearchDecoderOnlyOutput`].
     """
 
     token_log_probs: torch.FloatTensor | None = None
