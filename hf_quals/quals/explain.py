@@ -13,15 +13,13 @@ if TYPE_CHECKING:
 
     from .scorer import QualsResult, ScoredPair
 
-_BLAME = " <- to blame"
-
 
 def as_text(summary: str, result: QualsResult | None) -> str:
     """The score of a summary, its pairs with what the document makes of them, and the pair to blame."""
     lines = [heading(summary, result)]
     if result is not None and result.pairs:
         names = _columns(result)
-        lines += ["", "  mean log p given the" if result.config.variant not in OF_ANSWERS else "  p(answer) given the"]
+        lines += ["", "  p(answer) given the" if result.config.variant in OF_ANSWERS else "  mean log p given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
@@ -34,7 +32,8 @@ def as_table(result: QualsResult) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("question", "answer", caption=_CAPTIONS[result.config.variant not in OF_ANSWERS])
+    shown = "p(answer | question)" if result.config.variant in OF_ANSWERS else "mean log p of a pair"
+    table = Table("question", "answer", caption=f"{shown} given the summary and given the document")
     for name in _columns(result):
         table.add_column(name, justify="right", no_wrap=True)
     for pair in result.pairs:
@@ -91,26 +90,18 @@ def worst_first(result: QualsResult) -> list[ScoredPair]:
     return sorted(result.pairs, key=lambda pair: pair.score)
 
 
-_CAPTIONS = {
-    True: "mean log p of a pair given the summary and given the document",
-    False: "p(answer | question) given the summary and given the document",
-}
-
-
 def _columns(result: QualsResult) -> tuple[str, ...]:
-    return (
-        ("summary", "document", "difference") if result.config.variant not in OF_ANSWERS else ("summary", "document")
-    )
+    return ("summary", "document") if result.config.variant in OF_ANSWERS else ("summary", "document", "difference")
 
 
 def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
-    if result.config.variant not in OF_ANSWERS:
-        return pair.summary_score, pair.document_score, pair.score
-    return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
+    if result.config.variant in OF_ANSWERS:
+        return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
+    return pair.summary_score, pair.document_score, pair.score
 
 
 def _answers(result: QualsResult, pair: ScoredPair) -> list[str]:
     parts = [pair.answer]
     if pair.document_answer is not None and pair.document_answer != pair.answer:
         parts.append(f"(document: {pair.document_answer})")
-    return [*parts, _BLAME] if pair is result.pair_to_blame else parts
+    return [*parts, " <- to blame"] if pair is result.pair_to_blame else parts
