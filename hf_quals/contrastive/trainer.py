@@ -270,17 +270,13 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         Transformers' encoder–decoder models average over the tokens of a batch whatever `num_items_in_batch` says, so
         that batches of one step would weigh differently.
         """
+        several_a_step = self.args.gradient_accumulation_steps * self.args.world_size > 1
         return (
             model.training
             and self.is_encoder_decoder
-            and self._shares_steps
+            and several_a_step
             and (self._brings_negatives or self._step_has_negatives)
         )
-
-    @property
-    def _shares_steps(self) -> bool:
-        """Whether several batches make one optimizer step."""
-        return self.args.gradient_accumulation_steps * self.args.world_size > 1
 
     def _forward(self, model, inputs) -> ContrastiveOutput:
         if self.is_encoder_decoder:
