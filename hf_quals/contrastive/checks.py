@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from transformers import Seq2SeqTrainer, get_scheduler
 
+from ..qagen.proof import undisturbed
 from .config import QualsCallbackConfig
 from .data import NEGATIVE_LABELS
 from .losses import IGNORE_INDEX
 from .refresh import local_parts
 from .rows import TextRows
-from .sampling import CandidateSampler, undisturbed
+from .sampling import CandidateSampler
 
 
 def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> None:
@@ -112,7 +112,7 @@ def try_step(trainer: Any, rows: TextRows, config: QualsCallbackConfig) -> None:
     sampler = CandidateSampler(trainer.model, trainer.processing_class, trainer.accelerator)
     sums = trainer._sums
     try:
-        with leaving_no_trace(trainer.model, trainer.accelerator):
+        with leaving_no_trace(trainer.model, trainer.accelerator.device):
             prompt = [rows[0].prompt]
             settings = {name: value for name, value in trainer.generation_settings().items() if name != "max_length"}
             with warnings.catch_warnings():
@@ -156,7 +156,7 @@ def _try_optimizer(trainer: Any) -> None:
 
 
 @contextmanager
-def leaving_no_trace(model: Any, accelerator: Accelerator) -> Iterator[None]:
+def leaving_no_trace(model: Any, device: torch.device) -> Iterator[None]:
     """Trains the model, and gives back gradients, buffers, modes and all random states to the bit."""
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     buffers = [
@@ -169,7 +169,7 @@ def leaving_no_trace(model: Any, accelerator: Accelerator) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with undisturbed(model, accelerator, training=True):
+        with undisturbed(model, device, training=True):
             yield
     finally:
         random.setstate(python_state)

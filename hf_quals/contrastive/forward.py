@@ -156,7 +156,7 @@ def _as_output(outputs, logits, labels) -> ContrastiveOutput:
 
 
 def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
-    prompt_ids, prompt_mask = _left_padded(prompts, pad_token_id)  # (batch, prompt_columns)
+    prompt_ids, prompt_mask = padded(prompts, pad_token_id, "left")  # (batch, prompt_columns)
     device = prompt_ids.device
     # The prompt's last token predicts the first of both summaries, and nothing is predicted from their last. Padded
     # summaries begin at the same columns in all rows.
@@ -189,8 +189,7 @@ def _forward_behind_own_prompts(model, base, prompts, labels, pad_token_id):
         torch.cat([prompt, row[row != IGNORE_INDEX]]) for prompt, row in zip([*prompts, *prompts], labels, strict=True)
     ]
     # Padded on the right: positions are those that any model counts by itself.
-    input_ids = _right_padded(rows, pad_token_id)  # (2 * batch, columns)
-    mask = _right_padded([torch.ones_like(row) for row in rows], 0)
+    input_ids, mask = padded(rows, pad_token_id, "right")  # (2 * batch, columns)
     outputs = model(input_ids=input_ids, attention_mask=mask, use_cache=False)
     logits = outputs["logits"]  # (2 * batch, virtual tokens + columns, vocabulary)
     num_virtual = logits.shape[1] - input_ids.shape[1]
@@ -251,7 +250,7 @@ def _right_padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=value)
 
 
-def _left_padded(rows: list[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows, and 1 where they hold a token: both of shape `(batch, columns)`."""
-    ids = pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
-    return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+def padded(rows: list[torch.Tensor], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows, padded on the left or right, and 1 where they hold a token: both of shape `(batch, columns)`."""
+    ids = pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+    return ids, pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side)

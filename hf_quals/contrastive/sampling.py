@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from .forward import has_virtual_tokens
+from ..qagen.proof import undisturbed
+from .forward import has_virtual_tokens, padded
 from .rows import decode
 
 
@@ -98,7 +98,7 @@ class CandidateSampler:
         return decode(self.tokenizer, token_ids)
 
     def _generate(self, prompts: Sequence[torch.Tensor], **gen_kwargs: Any) -> list[list[int]]:
-        with undisturbed(self.model, self.accelerator, training=False), self.accelerator.autocast():
+        with undisturbed(self.model, self.accelerator.device, training=False), self.accelerator.autocast():
             generated = generate_from_prompts(
                 self.model,
                 [prompt.to(self.accelerator.device) for prompt in prompts],
@@ -126,12 +126,10 @@ def generate_from_prompts(
         return pad_sequence([row for rows in alone for row in rows], batch_first=True, padding_value=pad_token_id)
     is_encoder_decoder = model.config.is_encoder_decoder
     gen_kwargs = as_max_length(gen_kwargs, 1 if is_encoder_decoder else max(map(len, prompts)))
-    side = "right" if is_encoder_decoder else "left"
-    input_ids = pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side=side)
-    ones = [torch.ones_like(prompt) for prompt in prompts]
+    input_ids, attention_mask = padded(prompts, pad_token_id, "right" if is_encoder_decoder else "left")
     generated = model.generate(
         input_ids=input_ids,
-        attention_mask=pad_sequence(ones, batch_first=True, padding_side=side),
+        attention_mask=attention_mask,
         **{
             "synced_gpus": is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model),
             "pad_token_id": pad_token_id,
@@ -141,19 +139,6 @@ def generate_from_prompts(
         },
     )
     return generated[:, 1 if is_encoder_decoder else input_ids.shape[1] :]
-
-
-@contextmanager
-def undisturbed(model: Any, accelerator: Accelerator, *, training: bool) -> Iterator[None]:
-    """Trains or evaluates the model, and gives back the mode of each of its modules and the global random state."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _until(token_ids: list[int], ends: set[int]) -> list[int]:

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import logging
@@ -205,15 +205,22 @@ def random_tokens(model: PreTrainedModel, number: int, seed: int = 0) -> list[in
 @contextmanager
 def evaluated(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation without gradients and in the weights' own type, after which nothing tells that it took place."""
-    training = [module for module in model.modules() if module.training]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices), torch.autocast(model.device.type, enabled=False):
-        model.eval()
-        try:
+    device = model.device
+    with undisturbed(model, device, training=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def undisturbed(model: Any, device: torch.device, *, training: bool) -> Iterator[None]:
+    """Trains or evaluates the model, and gives back the mode of each of its modules and the global random state."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
-        finally:
-            for module in training:
-                module.training = True
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def tolerance(dtype: torch.dtype) -> float:
