@@ -9,27 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 
-class PairScores(Protocol):
-    """What a form reads of a pair: see [`~hf_quals.quals.scorer.ScoredPair`]."""
+if TYPE_CHECKING:
+    from .scorer import ScoredPair
 
-    @property
-    def summary_log_probs(self) -> Sequence[float]: ...
-    @property
-    def document_log_probs(self) -> Sequence[float]: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def summary_answer_log_prob(self) -> float: ...
-    @property
-    def support(self) -> float: ...
-    @property
-    def log_support(self) -> float: ...
-
-
-Pairs = Sequence[PairScores]
+    Pairs = Sequence[ScoredPair]
 
 
 def published(pairs: Pairs) -> float:
