@@ -344,11 +344,8 @@ class QAGenModel:
         text answers like the pair, the pass that scores the pair has read its answer.
 
         Args:
-            documents (`Sequence[str]` or `Sequence[EncodedText]`): The texts to condition on.
-            pairs (`Sequence[Sequence[QAPair]]`): For each document the pairs, possibly none.
+            documents, pairs, batch_size, on_batch: See [`~QAGenModel.log_probs`].
             max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
-            batch_size (`int`, *optional*, defaults to 4): Documents computed together.
-            on_batch (`Callable[[int], object]`, *optional*): Called with the number of texts when a batch is done.
 
         Returns:
             `list[list[PairReading]]`: one reading a document and pair.
