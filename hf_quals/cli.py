@@ -363,7 +363,7 @@ def _write_page(explained: Explained, html: Path) -> None:
 def _distributed_state(device: str | None):
     """The processes of `accelerate launch`, `torchrun` or `mpirun`; `None` without them."""
     sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    if all(_number(name, "1") < 2 for name in sizes):
+    if all(_number(name) < 2 for name in sizes):
         # Not with peers: while Python waits for one in a library, its handler is not called, and the signal is lost.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return None
@@ -379,9 +379,9 @@ def _distributed_state(device: str | None):
         raise _refusal(f"The processes that the environment names cannot be joined: {what}") from error
 
 
-def _number(name: str, default: str) -> int:
-    """An environment variable that holds a whole number."""
-    value = os.environ.get(name, default)
+def _number(name: str) -> int:
+    """An environment variable that holds a whole number; 1 where there is none."""
+    value = os.environ.get(name, "1")
     if not value.isdecimal():
         raise _refusal(f"The environment variable {name} must be a whole number, got {value!r}.")
     return int(value)

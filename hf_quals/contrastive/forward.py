@@ -158,6 +158,7 @@ def _as_output(outputs, logits, labels) -> ContrastiveOutput:
 def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
     prompt_ids, prompt_mask = padded(prompts, pad_token_id, "left")  # (batch, prompt_columns)
     device = prompt_ids.device
+    positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
     # The prompt's last token predicts the first of both summaries, and nothing is predicted from their last. Padded
     # summaries begin at the same columns in all rows.
     sides = [side[:, :-1].masked_fill(side[:, :-1] == IGNORE_INDEX, pad_token_id).tolist() for side in labels]
@@ -172,7 +173,7 @@ def _forward_behind_shared_prompts(model, base, prompts, labels, pad_token_id):
     outputs = model(
         input_ids=torch.cat([prompt_ids, packed.input_ids.to(device)], dim=1),
         attention_mask=mask,
-        position_ids=torch.cat([_positions(prompt_mask), packed.position_ids.to(device)], dim=1),
+        position_ids=torch.cat([positions, packed.position_ids.to(device)], dim=1),
         use_cache=False,
         logits_to_keep=1 + packed.input_ids.shape[1],
     )
@@ -240,10 +241,6 @@ def _checkpoints_activations(model: PreTrainedModel) -> bool:
         or (isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing)
         for module in model.modules()
     )
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _right_padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:

@@ -227,16 +227,14 @@ class QAGenModel:
                 raise ValueError(f"Text {number} is empty; questions can only be asked about a text.")
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0
         if positions > 0:
-            max_length = min(max_length, positions - self._behind_text(max_new_tokens))
+            behind_text = 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
+            max_length = min(max_length, positions - behind_text)
         return self.template.encode_texts(
             self.tokenizer,
             texts,
             max_length=max_length,
             is_encoder_decoder=self.is_encoder_decoder,
         )
-
-    def _behind_text(self, max_new_tokens: int) -> int:
-        return 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
 
     @torch.inference_mode()
     def generate(

@@ -348,7 +348,10 @@ class QualsScorer(Scorer):
             (document, summary): self._passages(normal[document].text, normal[summary].text)
             for document, summary in dict.fromkeys(zip(documents, summaries, strict=True))
         }
-        contexts = {key: _join(normal[key[0]].text, spans) for key, spans in passages.items()}
+        contexts = {
+            (document, summary): " ".join(normal[document].text[start:end] for start, end in spans)
+            for (document, summary), spans in passages.items()
+        }
         num_texts = len(distinct) + len(set(contexts.values()))
         # `None` hides it where there is no terminal.
         is_hidden = None if show_progress_bar is None and num_texts > 2 * batch_size else not show_progress_bar
@@ -484,10 +487,6 @@ class _Read:
 
     pairs: dict[tuple[int, ...], PairReading]
     truncated: bool
-
-
-def _join(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    return " ".join(text[start:end] for start, end in spans)
 
 
 def _frozen(value: Any) -> Any:
