@@ -99,10 +99,10 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, Row]]:
 
 def _json_rows(path: str) -> Iterator[tuple[str, Row]]:
     """The rows of an array, or of lines."""
-    text = "".join(text for _, text in _lines(path)) if _begins_with(path, "[") else None
-    if text is None:
+    if not _begins_with(path, "["):
         yield from _jsonl_rows(path)
         return
+    text = "".join(text for _, text in _lines(path))
     try:
         rows = json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
