@@ -15,6 +15,9 @@ from contextlib import contextmanager
 if not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"):
     os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is imported: several processes of pytest share the cores, and threads that wait for one are slow.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
 import torch
@@ -57,6 +60,15 @@ SUMMARIZER_SETTINGS = {
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 CHARACTERS = "|?. abcdefghijklmnopqrstuvwxyz"
 TINY_TEMPLATE = QATemplate(prompt="{text}?", pair="{question}|{answer}")
+
+
+def put_into_cache(folder, repo_id: str, cache_dir) -> str:
+    """A folder as a repository of the Hub that `cache_dir` holds, and no other cache; returns its id."""
+    cached = cache_dir / f"models--{repo_id.replace('/', '--')}"
+    shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    return repo_id
 
 
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:

@@ -179,14 +179,14 @@ def test_columns_of_one_file_are_systems_side_by_side(tmp_path, systems):
 
 
 def test_csv_and_markdown_say_what_json_says(tmp_path, systems):
-    for suffix in ("json", "csv", "md"):
+    for suffix in ("JSON", "csv", "MD"):
         status, printed, _ = invoke(*systems, "--judges", "entity,rouge", "--output", tmp_path / f"table.{suffix}")
         assert status == 0
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, cell in zip(rows, cells_of(tmp_path / "table.json").values(), strict=True):
+    for row, cell in zip(rows, cells_of(tmp_path / "table.JSON").values(), strict=True):
         assert row == {name: "" if value is None else str(value) for name, value in cell.items()}
-    assert (tmp_path / "table.md").read_text() == printed
+    assert (tmp_path / "table.MD").read_text() == printed
     assert "| entity precision | bad    | 0.250 | 0.000 to 0.500 |        1 |     -0.750 | 0.500 |" in printed
     assert "- Documents: 3\n- entity: names found by" in printed
 

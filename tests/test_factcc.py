@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from conftest import put_into_cache
 from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
 from transformers import BertForSequenceClassification
 
@@ -31,6 +32,15 @@ def probability_by_hand(judge, label, document, claim):
             logits = judge.model(torch.tensor([input_ids]), token_type_ids=torch.tensor([segments])).logits[0]
         probabilities.append(float(logits.softmax(-1)[label]))
     return max(probabilities), len(probabilities)
+
+
+def test_options_of_the_hub_reach_model_and_tokenizer(tmp_path):
+    judge = scorer()
+    for part in (judge.model, judge.tokenizer):
+        part.save_pretrained(tmp_path / "factcc")
+    repo_id = put_into_cache(tmp_path / "factcc", "user/factcc", tmp_path / "cache")
+    loaded = FactccScorer.from_pretrained(repo_id, cache_dir=tmp_path / "cache", device="cpu")
+    assert loaded.score([SHORT], [SHORT])[0].score == pytest.approx(judge.score([SHORT], [SHORT])[0].score)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])

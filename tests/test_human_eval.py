@@ -258,6 +258,8 @@ def test_markdown_report_is_what_was_printed(study, tmp_path):
     answers = write_answers(study, "Ada", good_side)
     _, printed = invoke("report", study / "key.json", answers, "--output", tmp_path / "report.md")
     assert (tmp_path / "report.md").read_text() == printed
+    invoke("report", study / "key.json", answers, "--output", tmp_path / "report.JSON")
+    assert "criteria" in json.loads((tmp_path / "report.JSON").read_text())
 
 
 def test_unanswered_items_are_counted(study):

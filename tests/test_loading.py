@@ -5,8 +5,10 @@ import pickle
 
 import pytest
 import torch
-from conftest import TINY_TEMPLATE, tiny_model, tiny_tokenizer
+from conftest import TINY_TEMPLATE, put_into_cache, tiny_model, tiny_tokenizer
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from hf_quals import QAGenModel
 from hf_quals.errors import InputError
@@ -57,6 +59,16 @@ def test_weights_that_are_tied_are_not_missing(folder):
     tiny_tokenizer("t5").save_pretrained(folder)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     QAGenModel.from_pretrained(folder)
+
+
+def test_options_of_the_hub_reach_an_adapter_s_files(folder, tmp_path_factory):
+    adapter = tmp_path_factory.mktemp("adapter")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2)).save_pretrained(adapter)
+    cache = tmp_path_factory.mktemp("cache")
+    repo_id = put_into_cache(adapter, "user/adapter", cache)
+    QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache)
+    with pytest.raises(OSError, match="in the cached files"):
+        QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE)
 
 
 def damage(name, content):

@@ -119,7 +119,7 @@ def scores_folder(
 def write_table(table: ScoreTable, output: Path) -> None:
     """Writes the table in the format of the file's suffix: `.md`, `.csv` or `.json`."""
     to_text = {".md": table.to_markdown, ".csv": table.to_csv, ".json": table.to_json}
-    write_files({output: to_text[output.suffix]().encode()})
+    write_files({output: to_text[output.suffix.lower()]().encode()})
 
 
 def kept_scores(judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False) -> RowScores:

@@ -86,7 +86,7 @@ def read_all_answers(paths: Sequence[Path], key: Key) -> list[Answers]:
     file_of: dict[str, Path] = {}
     everyone = []
     for path in paths:
-        answers = _read_csv(path, key) if path.suffix == ".csv" else _read_page_answers(path, key)
+        answers = _read_csv(path, key) if path.suffix.lower() == ".csv" else _read_page_answers(path, key)
         name = answers.annotator.casefold()
         if name in file_of:
             raise InputError(

@@ -249,11 +249,11 @@ def write_report(
     files = {}
     if output is not None:
         check_suffix(output, (".md", ".json"))
-        files[output] = (to_json(report) if output.suffix == ".json" else to_markdown(report)).encode()
+        files[output] = (to_json(report) if output.suffix.lower() == ".json" else to_markdown(report)).encode()
     if picture_path is not None:
         check_suffix(picture_path, (".png", ".svg"))
         image = io.BytesIO()
-        picture(report).savefig(image, format=picture_path.suffix[1:], dpi=200)
+        picture(report).savefig(image, format=picture_path.suffix[1:].lower(), dpi=200)
         files[picture_path] = image.getvalue()
     check_outputs(files, inputs, overwrite=overwrite)
     write_files(files)

@@ -122,10 +122,11 @@ class FactccScorer(Scorer):
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        from ..qagen.hub import hub_options
         from ..qagen.loading import resolve_device
 
         model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **model_kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options(model_kwargs))
         return cls(model.to(resolve_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
 
     def settings(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def load(
     model = _load_weights(name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
     if adapter is not None:
         with _naming(f"The adapter {adapter}"):
-            model = merge_adapter(model, adapter)
+            model = merge_adapter(model, adapter, **options)
     # Weights alone, as Transformers loads them: frequencies of rotary positions are told apart in float32 only.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch_dtype)
@@ -111,7 +111,7 @@ def _naming(what: str) -> Iterator[None]:
 
 
 def base_and_adapter(
-    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None, **hub_options: Any
+    name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None, **model_kwargs: Any
 ) -> tuple[str, str | os.PathLike | None]:
     """
     Which weights a name stands for.
@@ -120,19 +120,21 @@ def base_and_adapter(
         name_or_path (`str` or `os.PathLike`, *optional*): A model, or an adapter, whose base is found through its
             configuration; the package's default model if left out.
         adapter (`str` or `os.PathLike`, *optional*): An adapter to put on the model.
-        **hub_options: `revision`, `token` and `cache_dir`, as for `from_pretrained`.
+        **model_kwargs: Those of `from_pretrained`, of which `revision`, `token` and `cache_dir` are read.
 
     Returns:
         `tuple[str, str | os.PathLike | None]`: the base model, and the adapter on it if there is one.
     """
     if name_or_path is None:
         return default_base_model(), adapter or ADAPTER_FOLDER
-    if adapter is None and find_file(name_or_path, "adapter_config.json", **hub_options):
+    if adapter is None and find_file(name_or_path, "adapter_config.json", **model_kwargs):
         from peft import PeftConfig
 
         adapter = name_or_path
         with _naming(f"adapter_config.json of {adapter}"):
-            name_or_path = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+            name_or_path = PeftConfig.from_pretrained(
+                str(adapter), **hub_options(model_kwargs)
+            ).base_model_name_or_path
         if name_or_path is None:
             raise InputError(
                 f"adapter_config.json of {adapter} names no base_model_name_or_path. Pass the base model."

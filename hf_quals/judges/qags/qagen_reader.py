@@ -37,7 +37,7 @@ class QAGenReader:
 
     def read(self, texts, questions, *, batch_size):
         encoded = self.model.encode(texts, self.max_length)
-        # A batch counts questions, each with its own copy of its text.
+        # `batch_size` counts questions.
         most = max(map(len, questions), default=1) or 1
         answers = self.model.answer(
             encoded, questions, max_new_tokens=self.max_new_tokens, batch_size=max(batch_size // most, 1)

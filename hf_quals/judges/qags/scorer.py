@@ -167,6 +167,7 @@ class QagsScorer(Scorer):
         """
         from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer
 
+        from ...qagen.hub import hub_options
         from ...qagen.loading import resolve_device
         from .readers import ExtractiveReader
 
@@ -174,12 +175,12 @@ class QagsScorer(Scorer):
         finder = load_finder() if finder is None else finder
         asking = Seq2SeqQuestionWriter(
             AutoModelForSeq2SeqLM.from_pretrained(writer, **model_kwargs).to(resolve_device(device)).eval(),
-            AutoTokenizer.from_pretrained(writer),
+            AutoTokenizer.from_pretrained(writer, **hub_options(model_kwargs)),
             prompt,
         )
         answering = ExtractiveReader(
             AutoModelForQuestionAnswering.from_pretrained(reader, **model_kwargs).to(resolve_device(device)).eval(),
-            AutoTokenizer.from_pretrained(reader),
+            AutoTokenizer.from_pretrained(reader, **hub_options(model_kwargs)),
         )
         return cls(asking, answering, finder, max_candidates, max_questions)
 
