@@ -28,6 +28,7 @@ def test_row_of_a_result():
         "quals": -1.5,
         "quals_probability": None,
         "quals_verdict": None,
+        "quals_log_likelihood": None,
         "quals_num_pairs": 2,
         "quals_document_truncated": True,
         "quals_summary_truncated": False,
@@ -104,6 +105,13 @@ def test_text_of_a_result_names_the_pair_to_blame_and_what_was_not_seen():
         "    -1.00     -1.50       -0.50  who? — ann",
         "    -0.50     -3.00       -2.50  when? — may  <- to blame",
     ]
+
+
+def test_text_of_a_result_says_how_the_summary_as_a_whole_is_read_where_that_counts():
+    result = dataclasses.replace(RESULT, log_likelihood=-1.854)
+    assert as_text("Ann came in May.", result).splitlines()[2] == (
+        "Read as a whole: mean log p of its tokens given the document -1.85."
+    )
 
 
 def test_text_of_a_result_without_pairs_says_why():

@@ -39,6 +39,8 @@ def test_broken_file_is_named(tmp_path, content):
         ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
         ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
         ({"passage_words": 0}, "passage_words must be at least 1"),
+        ({"likelihood_weight": -1.0}, "likelihood_weight must be a number from 0 on, got -1.0"),
+        ({"likelihood_weight": float("nan")}, "likelihood_weight must be a number from 0 on, got nan"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
         ({"variant": ["answers"]}, r"variant must be one of .*, got \['answers'\]"),
         ({"calibration": {"slope": 1.0, "intercept": 0.0}}, "calibration must be a Calibration"),
@@ -53,6 +55,7 @@ def test_another_form_leaves_its_calibration_behind():
     config = QualsConfig(variant="answers", num_beams=30, calibration=Calibration(3.0, -1.5))
     assert config.but(num_beams=12) == QualsConfig(variant="answers", num_beams=12, calibration=Calibration(3.0, -1.5))
     assert config.but(variant="published") == QualsConfig(num_beams=30)
+    assert QualsConfig(variant="answers", likelihood_weight=4.0).but(variant="published") == QualsConfig()
 
 
 def test_calibration_is_logistic():

@@ -4,9 +4,10 @@ import shutil
 import unicodedata
 
 import pytest
+import torch
 from conftest import tiny_qagen
 
-from hf_quals import QualsConfig, QualsScorer, ScoredPair
+from hf_quals import QualsConfig, QualsResult, QualsScorer, ScoredPair
 from hf_quals.quals.forms import VARIANTS, Calibration, answers, divergence, log_ratio, published, worst_pair
 from hf_quals.quals.pairs import same_answer
 
@@ -91,6 +92,43 @@ def test_variant_changes_the_score_and_not_the_pairs(scorer, variant):
     ):
         assert varied.pairs == as_published.pairs
         assert varied.score == pytest.approx(VARIANTS[variant](as_published.pairs), nan_ok=True)
+
+
+def test_the_likelihood_of_the_summary_behind_the_document_is_added_with_its_weight(scorer):
+    plain = scorer.score(DOCUMENTS, SUMMARIES)
+    weighted = QualsScorer(scorer.model, QualsConfig(likelihood_weight=2.0, document_answers=True))
+    for batch_size in (1, 8):
+        results = weighted.score(DOCUMENTS, SUMMARIES, batch_size=batch_size)
+        for document, summary, result, without in zip(DOCUMENTS, SUMMARIES, results, plain, strict=True):
+            assert without.log_likelihood is None
+            assert result.num_pairs == without.num_pairs
+            expected = mean_log_prob_alone(scorer.model, document, summary)
+            assert result.log_likelihood == pytest.approx(expected, abs=1e-4)
+            assert result.score == pytest.approx(without.score + 2.0 * expected, abs=1e-4)
+            assert QualsResult.from_dict(result.to_dict(), weighted.config).score == result.score
+
+
+def mean_log_prob_alone(qagen, document, summary):
+    """Of the summary's characters, which are the tokens, where a pair would begin, in a row of their own."""
+    (context,) = qagen.encode([document])
+    ids = qagen.tokenizer(summary, add_special_tokens=False)["input_ids"]
+    inputs = {"input_ids": torch.tensor([context.input_ids + ids])}
+    if qagen.is_encoder_decoder:
+        begin = qagen.tokenizer("")["input_ids"][:1] if qagen.model.config.model_type == "bart" else []
+        ids = begin + ids
+        start = qagen.model.config.decoder_start_token_id
+        inputs = {
+            "input_ids": torch.tensor([context.input_ids]),
+            "decoder_input_ids": torch.tensor([[start, *ids[:-1]]]),
+        }
+    with torch.no_grad():
+        logits = qagen.model(**inputs).logits[0]
+    logits = logits if qagen.is_encoder_decoder else logits[-len(ids) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).mean().item()
+
+
+def test_without_a_pair_there_is_no_score_whatever_the_likelihood():
+    assert math.isnan(QualsConfig(likelihood_weight=1.0).score([], -1.0))
 
 
 def test_scores_follow_from_generation_selection_and_scoring_one_by_one(scorer):

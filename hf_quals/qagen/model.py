@@ -170,6 +170,14 @@ class QAGenModel:
         self.tokenizer.save_pretrained(save_directory)
         self.template.save_pretrained(save_directory)
 
+    def as_continuation(self, text: str) -> QAPair:
+        """
+        A text as something the model could have written, to be read behind other texts as pairs are: what
+        [`~QAGenModel.log_probs`] and [`~QAGenModel.read`] say of it is the likelihood of its tokens.
+        """
+        ids = self.template.encode_continuation(self.tokenizer, text, is_encoder_decoder=self.is_encoder_decoder)
+        return QAPair("", "", tuple(ids), (), len(ids), text)
+
     @property
     def is_encoder_decoder(self) -> bool:
         return self.model.config.is_encoder_decoder
@@ -352,10 +360,21 @@ class QAGenModel:
             `ValueError`: if the model writes the answer first, or there are not as many lists of pairs as documents.
         """
         self._check_asked()
-        wanted = [[Asked(list(pair.token_ids), pair.answer_start, max_new_tokens) for pair in row] for row in pairs]
+        # Of what is no pair there is nothing to answer.
+        wanted = [
+            [
+                Asked(list(pair.token_ids), *((pair.answer_start, max_new_tokens) if pair.is_pair else ()))
+                for pair in row
+            ]
+            for row in pairs
+        ]
+        readings = self._read_all(documents, wanted, "pairs", batch_size, on_batch)
         return [
-            [PairReading(read.log_probs, self._decode_answer(read.answer)) for read in row]
-            for row in self._read_all(documents, wanted, "pairs", batch_size, on_batch)
+            [
+                PairReading(read.log_probs, None if one.answer_start is None else self._decode_answer(read.answer))
+                for one, read in zip(asked, row, strict=True)
+            ]
+            for asked, row in zip(wanted, readings, strict=True)
         ]
 
     @torch.inference_mode()

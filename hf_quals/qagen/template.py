@@ -176,6 +176,19 @@ class QATemplate:
         begin, end = self.special_tokens(tokenizer)
         return begin + ids + (end or [tokenizer.eos_token_id])
 
+    def encode_continuation(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, *, is_encoder_decoder: bool
+    ) -> list[int]:
+        """
+        Tokenizes a text as if the model went on with it where a pair begins; no end-of-sequence is included.
+
+        Returns:
+            `list[int]`: its ids, for an encoder–decoder behind the tokenizer's first markers.
+        """
+        before = self.pair[: min(self.pair.index("{question}"), self.pair.index("{answer}"))]
+        begin = self.special_tokens(tokenizer)[0] if is_encoder_decoder else []
+        return begin + _token_ids(tokenizer, before + text)
+
     @staticmethod
     def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and behind one sequence, e.g. BART's `[<s>]` and `[</s>]`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import write_atomically
@@ -15,6 +16,9 @@ from ..qagen.default import ADAPTER_FOLDER
 from ..qagen.hub import find_file
 from .forms import VARIANTS, Calibration
 
+
+if TYPE_CHECKING:
+    from .forms import Pairs
 
 CONFIG_FILE = "quals_config.json"
 
@@ -54,6 +58,9 @@ class QualsConfig:
 
         variant (`str`, *optional*, defaults to `"published"`): How pairs become a score, a name of
             `hf_quals.quals.forms.VARIANTS`.
+        likelihood_weight (`float`, *optional*, defaults to 0.0): What of the summary's own likelihood is added to the
+            form: this many times the mean of log p(token | document, tokens before) over the summary's tokens, read
+            where a pair would begin. Questions ask for single facts; what none of them asks for is read here.
         document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
             document, too: the explanation of a low score, and full support where the document's own answer says what
             the summary's does, whatever its tokens cost. The template must put the question before the answer.
@@ -76,6 +83,7 @@ class QualsConfig:
     facts_first: bool = False
     round_trip: bool = False
     variant: str = "published"
+    likelihood_weight: float = 0.0
     document_answers: bool = False
     calibration: Calibration | None = None
 
@@ -94,14 +102,33 @@ class QualsConfig:
             )
         if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
+        if not 0 <= self.likelihood_weight < math.inf:
+            raise ValueError(f"likelihood_weight must be a number from 0 on, got {self.likelihood_weight}.")
         if not isinstance(self.calibration, Calibration | None):
             raise ValueError(f"calibration must be a Calibration(slope=..., intercept=...), got {self.calibration!r}.")
 
     def but(self, **changes: Any) -> QualsConfig:
-        """This configuration with other numbers; another `variant` leaves out the calibration, fitted to the old."""
+        """
+        This configuration with other numbers; another `variant` leaves out the calibration and the likelihood's
+        weight, which go with the old one.
+        """
         if changes.get("variant", self.variant) != self.variant:
-            changes = {"calibration": None, **changes}
+            changes = {"calibration": None, "likelihood_weight": 0.0, **changes}
         return replace(self, **changes)
+
+    def score(self, pairs: Pairs, log_likelihood: float | None) -> float:
+        """
+        The score of a summary: the form of its pairs, and its own likelihood as far as that counts.
+
+        Args:
+            pairs (`Sequence[ScoredPair]`): The kept pairs.
+            log_likelihood (`float`, *optional*): The mean of log p(token | document, tokens before) over its tokens.
+
+        Returns:
+            `float`: NaN without a pair.
+        """
+        form = VARIANTS[self.variant](pairs)
+        return form + self.likelihood_weight * log_likelihood if log_likelihood is not None else form
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""

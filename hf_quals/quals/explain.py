@@ -46,7 +46,7 @@ def as_table(result: QualsResult) -> Table:
 
 def heading(summary: str, result: QualsResult | None) -> str:
     """The summary, its score and what it says or why there is none, and what the model did not see."""
-    return "\n".join([f"Summary: {summary}", f"QUALS:   {what_it_says(result)}", *not_seen(result)])
+    return "\n".join([f"Summary: {summary}", f"QUALS:   {what_it_says(result)}", *remarks(result)])
 
 
 def what_it_says(result: QualsResult | None) -> str:
@@ -69,6 +69,14 @@ def what_it_says(result: QualsResult | None) -> str:
         if result.pair_to_blame is None:
             says += "; nothing stands out"
     return says
+
+
+def remarks(result: QualsResult | None) -> list[str]:
+    """A sentence on the summary as a whole, where that counts, and those of [`not_seen`]."""
+    if result is None or result.log_likelihood is None:
+        return not_seen(result)
+    whole = f"Read as a whole: mean log p of its tokens given the document {result.log_likelihood:.2f}."
+    return [whole, *not_seen(result)]
 
 
 def not_seen(result: QualsResult | None) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import nan_to_none
 from ..text import STOP_WORDS, sentence_spans, tokenize
-from .explain import not_seen, what_it_says, worst_first
+from .explain import remarks, what_it_says, worst_first
 from .forms import OF_ANSWERS, Calibration
 from .pairs import same_answer
 
@@ -147,7 +147,7 @@ def _explained(document: str | None, result: QualsResult | None) -> dict[str, An
         "score": nan_to_none(result.score),
         "probability": result.probability,
         "verdict": result.verdict,
-        "says": [says, *not_seen(result)],
+        "says": [says, *remarks(result)],
         "calibrated": calibration is not None,
         "ofAnswers": result.config.variant in OF_ANSWERS,
         "threshold": _PAIR_THRESHOLD if calibration is None else calibration.pair_threshold,

@@ -22,7 +22,6 @@ from ..scorers import Scorer, as_reward, by_document, check_texts
 from .columns import plain_values
 from .config import QualsConfig, find_config
 from .explain import worst_first
-from .forms import VARIANTS
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
 
@@ -117,6 +116,8 @@ class QualsResult:
         document_truncated (`bool`): Whether the document was cut to the model's context.
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
         passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
+        log_likelihood (`float`, *optional*): The mean of log p(token | document, tokens before) over the summary's
+            tokens, in nats; `None` where it does not count ([`QualsConfig.likelihood_weight`]).
         config (`QualsConfig`, *optional*): How it was computed; its `variant` says which pair is worst.
     """
 
@@ -126,6 +127,7 @@ class QualsResult:
     document_truncated: bool
     summary_truncated: bool
     passages: tuple[tuple[int, int], ...] = ()
+    log_likelihood: float | None = None
     config: QualsConfig = field(default_factory=QualsConfig)
 
     @property
@@ -218,11 +220,12 @@ class QualsResult:
         )
         counts = {count.name: values.get(count.name, 0) for count in fields(PairSelection) if count.name != "kept"}
         result = cls(
-            score=VARIANTS[config.variant](pairs),
+            score=config.score(pairs, values.get("log_likelihood")),
             pairs=pairs,
             selection=PairSelection(kept=(), **counts),
             document_truncated=values["document_truncated"],
             summary_truncated=values["summary_truncated"],
+            log_likelihood=values.get("log_likelihood"),
             config=config,
         )
         for name in ("score", "probability"):
@@ -358,7 +361,7 @@ class QualsScorer(Scorer):
         with tqdm(total=num_texts, desc="QUALS", unit=" texts", leave=False, disable=is_hidden) as progress:
             asked = self._ask(distinct, batch_size, progress.update)
             # Of each context the pairs of all summaries that are judged by it, each pair once.
-            pairs_of = ({pair.token_ids: pair for pair in asked[normal[s].text].selection.kept} for _, s in contexts)
+            pairs_of = ({pair.token_ids: pair for pair in asked[normal[s].text].wanted} for _, s in contexts)
             read = self._read(by_document(contexts.values(), pairs_of), batch_size, progress.update)
         return [
             self._result(
@@ -421,7 +424,11 @@ class QualsScorer(Scorer):
                 for selection, asked, answered in zip(selections, questions, answers, strict=True)
             ]
         return {
-            summary: _Asked(selection, context.truncated)
+            summary: _Asked(
+                selection,
+                self.model.as_continuation(summary) if config.likelihood_weight and selection.kept else None,
+                context.truncated,
+            )
             for summary, selection, context in zip(summaries, selections, encoded, strict=True)
         }
 
@@ -433,9 +440,16 @@ class QualsScorer(Scorer):
     ) -> dict[str, _Read]:
         """What each context makes of the pairs wanted of it."""
         pairs = [list(part.values()) for part in wanted.values()]
-        encoded: list[EncodedText] = self.model.encode(
-            list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
-        )
+        # Behind a context there is room for the longest of what it is to read.
+        encoded: list[EncodedText] = [
+            text
+            for context, part in wanted.items()
+            for text in self.model.encode(
+                [context],
+                self.config.max_length,
+                max_new_tokens=max([self.config.max_new_tokens, *map(len, part)]),
+            )
+        ]
         if self.config.document_answers:
             readings = self.model.read(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
         else:
@@ -462,23 +476,31 @@ class QualsScorer(Scorer):
             )
             for pair in asked.selection.kept
         )
+        whole = asked.whole and fmean(read.pairs[asked.whole.token_ids].log_probs)
         return QualsResult(
-            score=VARIANTS[self.config.variant](pairs),
+            score=self.config.score(pairs, whole),
             pairs=pairs,
             selection=asked.selection,
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
             passages=passages,
+            log_likelihood=whole,
             config=self.config,
         )
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The pairs of a summary, and whether it was cut."""
+    """The pairs of a summary, the summary itself where it is read, too, and whether it was cut."""
 
     selection: PairSelection
+    whole: QAPair | None
     truncated: bool
+
+    @property
+    def wanted(self) -> list[QAPair]:
+        """What documents are to read."""
+        return [*self.selection.kept, *([self.whole] if self.whole else [])]
 
 
 @dataclass(frozen=True)

@@ -385,11 +385,14 @@ def swap_cells(scores: Scores) -> list[str]:
 
 
 def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Scores]:
-    """Every form of the score from the pairs of whole results."""
+    """The score as configured, and every form of it from the pairs of whole results."""
     pairs = [[pairs_of(result) for result in row] for row in rows]
     return {
-        f"{name}, form `{variant}`": [[nan_to_none(form(part)) for part in row] for row in pairs]
-        for variant, form in VARIANTS.items()
+        f"{name}, as configured": [[result["score"] for result in row] for row in rows],
+        **{
+            f"{name}, form `{variant}`": [[nan_to_none(form(part)) for part in row] for row in pairs]
+            for variant, form in VARIANTS.items()
+        },
     }
 
 
