@@ -171,7 +171,7 @@ def score(
         from .qagen.identity import weights_identity
 
         try:
-            config = find_config(model, adapter).to_dict() | given
+            config = find_config(model, adapter).but(**given).to_dict()
             return {"weights": weights_identity(model, adapter), "dtype": dtype, **config}
         except (OSError, ValueError) as error:
             raise InputError(_naming_model(model, error)) from error

@@ -80,7 +80,7 @@ class QAGenArguments(ModelArguments):
     normal_form: bool = field(default=True, metadata={"help": "Train on texts in normal form, as they are scored."})
     ranking_weight: float = field(
         default=0.5,
-        metadata={"help": "Weight of ranking right answers above wrong ones of the same text; 0 for none."},
+        metadata={"help": "Weight of ranking right answers above wrong ones; 0 for none."},
     )
     num_distractors: int = field(default=1, metadata={"help": "Wrong answers a pair from its own text."})
     num_foreign_distractors: int = field(default=0, metadata={"help": "Wrong answers a pair from other texts."})
@@ -100,6 +100,14 @@ class QAGenArguments(ModelArguments):
             raise ValueError("sentence_share and joined_share are shares of the same passages: at most 1 together.")
         if self.variants < 1:
             raise ValueError(f"variants must be at least 1, got {self.variants}.")
+        if min(self.num_distractors, self.num_foreign_distractors) < 0:
+            raise ValueError("num_distractors and num_foreign_distractors must not be negative.")
+        if self.ranking_weight and not (self.num_distractors or self.num_foreign_distractors):
+            raise ValueError(
+                f"ranking_weight={self.ranking_weight} needs distractors, got none. Pass ranking_weight=0."
+            )
+        if self.question_share < 1 and not QATemplate(self.prompt, self.pair).question_first:
+            raise ValueError(f"question_share={self.question_share} needs questions first in pair={self.pair!r}.")
 
 
 def evaluate_generation(model: QAGenModel, texts: list[str]) -> dict[str, float]:

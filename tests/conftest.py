@@ -17,7 +17,7 @@ if not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is imported: several processes of pytest share the cores, and threads that wait for one are slow.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 
 import pytest
 import torch

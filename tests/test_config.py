@@ -56,6 +56,9 @@ def test_another_form_leaves_its_calibration_behind():
     assert config.but(num_beams=12) == QualsConfig(variant="answers", num_beams=12, calibration=Calibration(3.0, -1.5))
     assert config.but(variant="published") == QualsConfig(num_beams=30)
     assert QualsConfig(variant="answers", likelihood_weight=4.0).but(variant="published") == QualsConfig()
+    calibrated = QualsConfig(likelihood_weight=4.0, calibration=Calibration(3.0, -1.5))
+    assert calibrated.but(likelihood_weight=2.0) == QualsConfig(likelihood_weight=2.0)
+    assert calibrated.but(likelihood_weight=4.0, num_beams=12).calibration == Calibration(3.0, -1.5)
 
 
 def test_calibration_is_logistic():

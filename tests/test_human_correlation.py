@@ -29,12 +29,13 @@ def write_annotations(path, num_rows):
     """Two sentences a summary; the first is called supported by two of three people in every other row."""
     rows = []
     for row in range(num_rows):
+        word = "roofs bricks dogs hats jam wigs".split()[row]  # the tiny tokenizer knows letters alone
         votes = (["yes", "yes", "no"] if row % 2 else ["yes", "no", "no"], ["no", "no", "no"])
         sentences = [
-            {"sentence": f"rain fell on {row} roofs ." if part == 0 else f"{row + part} cars .", "responses": answers}
+            {"sentence": f"rain fell on {word} ." if part == 0 else f"cars of {word} .", "responses": answers}
             for part, answers in enumerate([{"response": vote} for vote in of_sentence] for of_sentence in votes)
         ]
-        rows.append({"article": f"rain fell on {row} roofs and 7 cars", "summary_sentences": sentences})
+        rows.append({"article": f"rain fell on {word} and on cars", "summary_sentences": sentences})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -60,6 +61,7 @@ def test_numbers_of_beams_are_compared_with_the_first_of_them(run, tmp_path):
     table, printed = run("--num_beams", 60, 30, "--timed", 1, benchmark=beams)
     assert "Time: 2 summaries." in printed  # one of each set
     assert table["beams"][2] == "Spearman with 60 beams"
+
     assert table["60"][2] == "1.000"
     assert [table[number][6] for number in ("60", "30")] == ["6", "6"]
     kept = (tmp_path / "results" / "QAGS-CNNDM" / "quals-30-beams.jsonl").read_text()
@@ -70,7 +72,7 @@ def test_numbers_of_beams_are_compared_with_the_first_of_them(run, tmp_path):
 def test_people_call_a_sentence_supported_by_majority(tmp_path):
     comparisons, human = human_correlation.read_qags(write_annotations(tmp_path / "rows.jsonl", 3))
     assert human == [0.0, 0.5, 0.0]
-    assert comparisons[1].summaries == ("rain fell on 1 roofs . 2 cars .",)
+    assert comparisons[1].summaries == ("rain fell on bricks . cars of bricks .",)
 
 
 def test_summaries_without_a_score_or_not_scored_yet_are_left_out():

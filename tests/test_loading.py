@@ -67,6 +67,8 @@ def test_options_of_the_hub_reach_an_adapter_s_files(folder, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     repo_id = put_into_cache(adapter, "user/adapter", cache)
     QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache)
+    # The base is a folder, and has none of the adapter's revisions.
+    QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache, revision="0" * 40)
     with pytest.raises(OSError, match="in the cached files"):
         QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE)
 

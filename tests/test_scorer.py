@@ -112,19 +112,37 @@ def mean_log_prob_alone(qagen, document, summary):
     """Of the summary's characters, which are the tokens, where a pair would begin, in a row of their own."""
     (context,) = qagen.encode([document])
     ids = qagen.tokenizer(summary, add_special_tokens=False)["input_ids"]
-    inputs = {"input_ids": torch.tensor([context.input_ids + ids])}
+    inputs = {"input_ids": torch.tensor([context.input_ids + ids[:-1]])}
     if qagen.is_encoder_decoder:
-        begin = qagen.tokenizer("")["input_ids"][:1] if qagen.model.config.model_type == "bart" else []
-        ids = begin + ids
-        start = qagen.model.config.decoder_start_token_id
+        start = [qagen.model.config.decoder_start_token_id]
+        if qagen.model.config.model_type == "bart":
+            start.append(qagen.tokenizer.bos_token_id)
         inputs = {
             "input_ids": torch.tensor([context.input_ids]),
-            "decoder_input_ids": torch.tensor([[start, *ids[:-1]]]),
+            "decoder_input_ids": torch.tensor([[*start, *ids[:-1]]]),
         }
     with torch.no_grad():
-        logits = qagen.model(**inputs).logits[0]
-    logits = logits if qagen.is_encoder_decoder else logits[-len(ids) - 1 : -1]
+        logits = qagen.model(**inputs).logits[0, -len(ids) :]
     return logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).mean().item()
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whole_and_that_is_said(family):
+    qagen = tiny_qagen(family)
+    qagen.model.config.max_position_embeddings = 160 if family == "llama" else 30
+    scorer = QualsScorer(qagen, QualsConfig(likelihood_weight=1.0, max_new_tokens=40, max_length=1000))
+    short, long = "lewis is hurt a b c", "klitschko is hurt a b c " * 5
+    alone = scorer.score(["lewis said that " * 9], [short])[0]
+    beside, cut = scorer.score(["lewis said that " * 9] * 2, [short, long])
+    assert cut.summary_truncated
+    assert not alone.summary_truncated
+    assert beside.score == pytest.approx(alone.score, abs=1e-4, nan_ok=True)
+
+
+def test_likelihood_that_counts_must_be_given():
+    pair = ScoredPair("q", "a", ("t",), (-1.0,), (-1.5,), 0)
+    with pytest.raises(ValueError, match=r"likelihood_weight=2.0 needs the summary.s log_likelihood"):
+        QualsConfig(likelihood_weight=2.0).score([pair], None)
 
 
 def test_without_a_pair_there_is_no_score_whatever_the_likelihood():

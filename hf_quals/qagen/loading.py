@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +33,26 @@ def load(
     """Model, tokenizer and template; arguments and errors are those of [`QAGenModel.from_pretrained`]."""
     device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, device)
+    named = name_or_path
     name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
+    # A revision is that of the repository that was named; token and cache serve both.
+    elsewhere = {key: value for key, value in model_kwargs.items() if key != "revision"}
+    adapter_kwargs = hub_options(model_kwargs if adapter == named else elsewhere)
+    model_kwargs = elsewhere if adapter == named else model_kwargs
     options = hub_options(model_kwargs)
     with _naming(f"The configuration of {name_or_path}"):
         config = AutoConfig.from_pretrained(name_or_path, **options)
     with _naming(f"The tokenizer of {name_or_path}"):
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     if template is None:
-        sources = [source for source in (adapter, name_or_path) if source is not None]
-        template = _find_template(sources, config.is_encoder_decoder, tokenizer, model_kwargs)
+        sources = {name: given for name, given in ((adapter, adapter_kwargs), (name_or_path, options)) if name}
+        template = _find_template(sources, config.is_encoder_decoder, tokenizer)
     # Adapters are merged in float32: rounding base and update apart loses part of the update.
     load_dtype = torch.float32 if adapter is not None else torch_dtype
     model = _load_weights(name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
     if adapter is not None:
         with _naming(f"The adapter {adapter}"):
-            model = merge_adapter(model, adapter, **options)
+            model = merge_adapter(model, adapter, **adapter_kwargs)
     # Weights alone, as Transformers loads them: frequencies of rotary positions are told apart in float32 only.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch_dtype)
@@ -176,13 +181,12 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def _find_template(
-    sources: Sequence[str | os.PathLike],
+    sources: Mapping[str | os.PathLike, dict[str, Any]],
     is_encoder_decoder: bool,
     tokenizer: PreTrainedTokenizerBase,
-    model_kwargs: dict[str, Any],
 ) -> QATemplate:
-    for source in sources:
-        if path := find_file(source, TEMPLATE_FILE, **model_kwargs):
+    for source, options in sources.items():
+        if path := find_file(source, TEMPLATE_FILE, **options):
             return QATemplate.from_file(path)
     if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
         return QUESTION_SEP_ANSWER

@@ -38,7 +38,8 @@ class QAPair:
         token_ids (`tuple[int, ...]`): The generated tokens, end-of-sequence included where it was reached.
         log_probs (`tuple[float, ...]`): log p(token | text the pair was generated from, tokens before), one a token,
             without any penalty of the decoding.
-        answer_start (`int`): Index of the first token behind the separator; the number of tokens if there is no pair.
+        answer_start (`int`): Index of the first token behind the separator; the number of tokens if no pair was
+            generated.
         text (`str`): What was generated, as text.
     """
 
@@ -149,7 +150,8 @@ class QAGenModel:
             device (`str` or `torch.device`, *optional*):
                 Left out: the accelerator of this process if there is one, else the CPU.
             **model_kwargs:
-                Passed to `AutoModel….from_pretrained` (`revision`, `token`, `attn_implementation`, …).
+                Passed to `AutoModel….from_pretrained` (`revision`, `token`, `attn_implementation`, …). A `revision` is
+                that of `name_or_path`; `token` and `cache_dir` serve model and adapter.
 
         Returns:
             `QAGenModel`: the model in evaluation mode.
@@ -169,14 +171,6 @@ class QAGenModel:
         self.model.save_pretrained(save_directory)
         self.tokenizer.save_pretrained(save_directory)
         self.template.save_pretrained(save_directory)
-
-    def as_continuation(self, text: str) -> QAPair:
-        """
-        A text as something the model could have written, to be read behind other texts as pairs are: what
-        [`~QAGenModel.log_probs`] and [`~QAGenModel.read`] say of it is the likelihood of its tokens.
-        """
-        ids = self.template.encode_continuation(self.tokenizer, text, is_encoder_decoder=self.is_encoder_decoder)
-        return QAPair("", "", tuple(ids), (), len(ids), text)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -233,16 +227,43 @@ class QAGenModel:
         for number, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"Text {number} is empty; questions can only be asked about a text.")
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0
-        if positions > 0:
+        if self._positions:
             behind_text = 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
-            max_length = min(max_length, positions - behind_text)
+            max_length = min(max_length, self._positions - behind_text)
         return self.template.encode_texts(
             self.tokenizer,
             texts,
             max_length=max_length,
             is_encoder_decoder=self.is_encoder_decoder,
         )
+
+    def as_continuation(self, text: str, max_length: int = 1024, *, max_new_tokens: int = 60) -> tuple[QAPair, bool]:
+        """
+        A text in the place of a pair: what the model could have written itself. [`~QAGenModel.log_probs`] and
+        [`~QAGenModel.read`] give the log-probabilities of its tokens behind others.
+
+        Args:
+            text (`str`): A summary.
+            max_length, max_new_tokens (`int`, *optional*): What `encode` was given for the texts that it is read
+                behind. It is cut to `max_length`, and to the positions that are left behind the longest of these.
+
+        Returns:
+            `tuple[QAPair, bool]`: a pair without question and answer, of whose tokens those from `answer_start` on are
+            the text's, and whether it was cut.
+        """
+        ids, first = self.template.encode_continuation(
+            self.tokenizer, text, is_encoder_decoder=self.is_encoder_decoder
+        )
+        if self._positions:
+            # A decoder has positions of its own, of which its start takes one.
+            longest = 1 if self.is_encoder_decoder else self._positions - max_new_tokens - _ANSWER_TOKENS
+            max_length = min(max_length, self._positions - min(max_length, longest))
+        return QAPair("", "", tuple(ids[:max_length]), (), first, text), len(ids) > max_length
+
+    @property
+    def _positions(self) -> int:
+        """How many the model has; 0 where nothing bounds them."""
+        return max(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0, 0)
 
     @torch.inference_mode()
     def generate(
@@ -354,13 +375,12 @@ class QAGenModel:
             max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
 
         Returns:
-            `list[list[PairReading]]`: one reading a document and pair.
+            `list[list[PairReading]]`: one reading a document and pair; nothing is answered to what is no pair.
 
         Raises:
             `ValueError`: if the model writes the answer first, or there are not as many lists of pairs as documents.
         """
         self._check_asked()
-        # Of what is no pair there is nothing to answer.
         wanted = [
             [
                 Asked(list(pair.token_ids), *((pair.answer_start, max_new_tokens) if pair.is_pair else ()))

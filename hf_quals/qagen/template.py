@@ -178,16 +178,19 @@ class QATemplate:
 
     def encode_continuation(
         self, tokenizer: PreTrainedTokenizerBase, text: str, *, is_encoder_decoder: bool
-    ) -> list[int]:
+    ) -> tuple[list[int], int]:
         """
-        Tokenizes a text as if the model went on with it where a pair begins; no end-of-sequence is included.
+        Tokenizes a text as if the model went on with it where the first part of a pair begins.
 
         Returns:
-            `list[int]`: its ids, for an encoder–decoder behind the tokenizer's first markers.
+            `tuple[list[int], int]`: ids, without end-of-sequence, and how many of them stand before the text: an
+            encoder–decoder's first markers, and what the template puts before a pair.
         """
         before = self.pair[: min(self.pair.index("{question}"), self.pair.index("{answer}"))]
         begin = self.special_tokens(tokenizer)[0] if is_encoder_decoder else []
-        return begin + _token_ids(tokenizer, before + text)
+        # As in a prompt, the space before a word is part of the word's token.
+        num_before = len(begin) + len(_token_ids(tokenizer, before.rstrip(" ")))
+        return begin + _token_ids(tokenizer, before + text), num_before
 
     @staticmethod
     def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -162,13 +162,13 @@ def with_distractors(passages: Sequence[Passage], seed: int, count: int = 1, for
     Wrong answers are answers of the text's other pairs, names and numbers: what a summary says that confuses its
     document. Foreign ones are answers from other texts that the text itself does not hold: what a summary makes up.
     Those of the right answer's kind (with digits, with a capital letter, neither) are preferred; none that holds the
-    right answer or is held by it is taken.
+    right answer or is held by it is taken, and of other texts only some of its kind.
 
     Args:
         passages (`Sequence[Passage]`): Texts with their pairs.
         seed (`int`): Seed of the choice.
         count (`int`, *optional*, defaults to 1): Wrong answers a pair from its own text, as far as it offers so many.
-        foreign (`int`, *optional*, defaults to 0): Wrong answers a pair from other texts.
+        foreign (`int`, *optional*, defaults to 0): Wrong answers a pair from other texts, as far as some are found.
 
     Returns:
         `list[Passage]`: the same passages; pairs have up to `count + foreign` different `distractors`.
@@ -346,7 +346,7 @@ def tokenize_passages(
         max_pair_length (`int`, *optional*, defaults to 64): The most tokens of a pair; longer pairs are left out.
         question_share (`float`, *optional*, defaults to 1.0):
             Share of pairs whose question is learned; of the others only the answer is. Most of a pair's tokens are its
-            question's, and what else could have been asked cannot be learned: with less of it a model learns to read.
+            question's, and which question comes next cannot be known: with a small share reading is what is learned.
         seed (`int`, *optional*, defaults to 0): Seed of the choice of these pairs.
 
     Returns:
@@ -386,8 +386,9 @@ def tokenize_passages(
             learned = rng.random() < question_share
             unlearned = 0 if learned else _question_length(ids, pair, tokenizer, template, is_encoder_decoder)
             kept.append({"pairs": ids, "distractors": others, "unlearned": unlearned})
-        for part in _parts([_num_tokens(one["pairs"], one["distractors"]) for one in kept]):
-            length = len(text.input_ids) + sum(_num_tokens(one["pairs"], one["distractors"]) for one in kept[part])
+        lengths = [_num_tokens(one["pairs"], one["distractors"], is_encoder_decoder) for one in kept]
+        for part in _parts(lengths):
+            length = len(text.input_ids) + sum(lengths[part])
             columns = {name: [one[name] for one in kept[part]] for name in ("pairs", "distractors", "unlearned")}
             features.append({"input_ids": text.input_ids, **columns, "length": length})
             counts["texts"] += 1
@@ -395,16 +396,22 @@ def tokenize_passages(
     return features, counts
 
 
-def _question_length(ids, pair: Pair, tokenizer, template: QATemplate, is_encoder_decoder: bool) -> int:
+def _question_length(
+    ids: Sequence[int],
+    pair: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    template: QATemplate,
+    is_encoder_decoder: bool,
+) -> int:
     """How many tokens of a pair come before its answer."""
     begin, _ = template.special_tokens(tokenizer) if is_encoder_decoder else ([], [])
     before = template.format_pair(pair.question, "").rstrip(" ")
     return _common_prefix(ids, begin + tokenizer(before, add_special_tokens=False)["input_ids"])
 
 
-def _num_tokens(ids: Sequence[int], others: Sequence[Sequence[int]]) -> int:
-    """Columns that a pair takes with its distractors, which branch off behind what all have in common."""
-    shared = _common_prefix(ids, *others)
+def _num_tokens(ids: Sequence[int], others: Sequence[Sequence[int]], is_encoder_decoder: bool) -> int:
+    """Tokens of a pair and its distractors, which for decoder-only models branch off behind what all share."""
+    shared = 1 if is_encoder_decoder else _common_prefix(ids, *others)
     return len(ids) + sum(len(other) - shared + 1 for other in others)
 
 

@@ -109,12 +109,15 @@ class QualsConfig:
 
     def but(self, **changes: Any) -> QualsConfig:
         """
-        This configuration with other numbers; another `variant` leaves out the calibration and the likelihood's
-        weight, which go with the old one.
+        This configuration with other numbers. Another `variant` leaves out the likelihood of the summary, and another
+        `variant` or `likelihood_weight` the calibration, which was fitted to the old ones.
         """
         if changes.get("variant", self.variant) != self.variant:
-            changes = {"calibration": None, "likelihood_weight": 0.0, **changes}
-        return replace(self, **changes)
+            changes = {"likelihood_weight": 0.0, **changes}
+        is_another_score = any(
+            changes.get(name, getattr(self, name)) != getattr(self, name) for name in ("variant", "likelihood_weight")
+        )
+        return replace(self, **({"calibration": None} if is_another_score else {}) | changes)
 
     def score(self, pairs: Pairs, log_likelihood: float | None) -> float:
         """
@@ -126,9 +129,18 @@ class QualsConfig:
 
         Returns:
             `float`: NaN without a pair.
+
+        Raises:
+            `ValueError`: if the likelihood counts and is not given.
         """
         form = VARIANTS[self.variant](pairs)
-        return form + self.likelihood_weight * log_likelihood if log_likelihood is not None else form
+        if not (self.likelihood_weight and pairs):
+            return form
+        if log_likelihood is None:
+            raise ValueError(
+                f"likelihood_weight={self.likelihood_weight} needs the summary's log_likelihood, got none."
+            )
+        return form + self.likelihood_weight * log_likelihood
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""

@@ -220,12 +220,12 @@ class QualsResult:
         )
         counts = {count.name: values.get(count.name, 0) for count in fields(PairSelection) if count.name != "kept"}
         result = cls(
-            score=config.score(pairs, values.get("log_likelihood")),
+            score=config.score(pairs, values["log_likelihood"]),
             pairs=pairs,
             selection=PairSelection(kept=(), **counts),
             document_truncated=values["document_truncated"],
             summary_truncated=values["summary_truncated"],
-            log_likelihood=values.get("log_likelihood"),
+            log_likelihood=values["log_likelihood"],
             config=config,
         )
         for name in ("score", "probability"):
@@ -289,7 +289,8 @@ class QualsScorer(Scorer):
                 Every number of the score. Left out: the `quals_config.json` of adapter or model; the published form
                 for those that have none.
             num_beams, max_pairs, max_length, variant (*optional*):
-                Take the place of the configuration's. Another variant leaves its calibration out.
+                Take the place of the configuration's. Another variant leaves out its calibration and the likelihood of
+                the summary.
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.
@@ -360,9 +361,9 @@ class QualsScorer(Scorer):
         is_hidden = None if show_progress_bar is None and num_texts > 2 * batch_size else not show_progress_bar
         with tqdm(total=num_texts, desc="QUALS", unit=" texts", leave=False, disable=is_hidden) as progress:
             asked = self._ask(distinct, batch_size, progress.update)
-            # Of each context the pairs of all summaries that are judged by it, each pair once.
-            pairs_of = ({pair.token_ids: pair for pair in asked[normal[s].text].wanted} for _, s in contexts)
-            read = self._read(by_document(contexts.values(), pairs_of), batch_size, progress.update)
+            # Of each context what it is to read of all summaries that are judged by it, each pair once.
+            of_summaries = ({pair.token_ids: pair for pair in asked[normal[s].text].wanted} for _, s in contexts)
+            read = self._read(by_document(contexts.values(), of_summaries), batch_size, progress.update)
         return [
             self._result(
                 normal[summary],
@@ -424,13 +425,16 @@ class QualsScorer(Scorer):
                 for selection, asked, answered in zip(selections, questions, answers, strict=True)
             ]
         return {
-            summary: _Asked(
-                selection,
-                self.model.as_continuation(summary) if config.likelihood_weight and selection.kept else None,
-                context.truncated,
-            )
+            summary: self._asked(summary, selection, context.truncated)
             for summary, selection, context in zip(summaries, selections, encoded, strict=True)
         }
+
+    def _asked(self, summary: str, selection: PairSelection, truncated: bool) -> _Asked:
+        config = self.config
+        if not (config.likelihood_weight and selection.kept):
+            return _Asked(selection, None, truncated)
+        whole, is_cut = self.model.as_continuation(summary, config.max_length, max_new_tokens=config.max_new_tokens)
+        return _Asked(selection, whole, truncated or is_cut)
 
     def _read(
         self,
@@ -438,18 +442,11 @@ class QualsScorer(Scorer):
         batch_size: int,
         on_batch: Callable[[int], object],
     ) -> dict[str, _Read]:
-        """What each context makes of the pairs wanted of it."""
+        """What each context makes of what it is to read."""
         pairs = [list(part.values()) for part in wanted.values()]
-        # Behind a context there is room for the longest of what it is to read.
-        encoded: list[EncodedText] = [
-            text
-            for context, part in wanted.items()
-            for text in self.model.encode(
-                [context],
-                self.config.max_length,
-                max_new_tokens=max([self.config.max_new_tokens, *map(len, part)]),
-            )
-        ]
+        encoded: list[EncodedText] = self.model.encode(
+            list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
+        )
         if self.config.document_answers:
             readings = self.model.read(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
         else:
@@ -476,22 +473,24 @@ class QualsScorer(Scorer):
             )
             for pair in asked.selection.kept
         )
-        whole = asked.whole and fmean(read.pairs[asked.whole.token_ids].log_probs)
+        log_likelihood = None
+        if asked.whole is not None:
+            log_likelihood = fmean(read.pairs[asked.whole.token_ids].log_probs[asked.whole.answer_start :])
         return QualsResult(
-            score=self.config.score(pairs, whole),
+            score=self.config.score(pairs, log_likelihood),
             pairs=pairs,
             selection=asked.selection,
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
             passages=passages,
-            log_likelihood=whole,
+            log_likelihood=log_likelihood,
             config=self.config,
         )
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The pairs of a summary, the summary itself where it is read, too, and whether it was cut."""
+    """The pairs of a summary, the summary as a whole where that is read, too, and whether it was cut."""
 
     selection: PairSelection
     whole: QAPair | None
@@ -499,13 +498,13 @@ class _Asked:
 
     @property
     def wanted(self) -> list[QAPair]:
-        """What documents are to read."""
-        return [*self.selection.kept, *([self.whole] if self.whole else [])]
+        """What its document is to read."""
+        return [*([] if self.whole is None else [self.whole]), *self.selection.kept]
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What a context makes of each pair, by its tokens, and whether it was cut."""
+    """What a context makes of each pair and whole summary, by its tokens, and whether it was cut."""
 
     pairs: dict[tuple[int, ...], PairReading]
     truncated: bool

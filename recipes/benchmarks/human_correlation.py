@@ -43,7 +43,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import BootstrapMethod, pearsonr, rankdata, spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser
 
-from hf_quals import QAGenModel, QAPair, QATemplate, QualsConfig, QualsScorer, ScoredPair, Scorer
+from hf_quals import QAGenModel, QATemplate, QualsConfig, QualsScorer, ScoredPair, Scorer
 from hf_quals.comparing.run import judge_rows, kept_scores
 from hf_quals.comparing.statistics import RESAMPLES
 from hf_quals.comparing.systems import Comparison
@@ -318,8 +318,7 @@ class Likelihood(Scorer):
         ]
 
     def mean_log_prob(self, document: str, summary: str) -> float:
-        ids = self.model.tokenizer(" " + summary, add_special_tokens=False)["input_ids"]
-        target = QAPair("", "", tuple(ids), (), len(ids), summary)
+        target, _ = self.model.as_continuation(summary)
         return float(np.mean(self.model.log_probs([document], [[target]])[0][0]))
 
 
