@@ -32,10 +32,10 @@ def write_annotations(path, num_rows):
         word = "roofs bricks dogs hats jam wigs".split()[row]  # the tiny tokenizer knows letters alone
         votes = (["yes", "yes", "no"] if row % 2 else ["yes", "no", "no"], ["no", "no", "no"])
         sentences = [
-            {"sentence": f"rain fell on {word} ." if part == 0 else f"cars of {word} .", "responses": answers}
+            {"sentence": f"rain fell on {row} {word} ." if part == 0 else f"{row + part} cars .", "responses": answers}
             for part, answers in enumerate([{"response": vote} for vote in of_sentence] for of_sentence in votes)
         ]
-        rows.append({"article": f"rain fell on {word} and on cars", "summary_sentences": sentences})
+        rows.append({"article": f"rain fell on {row} {word} and 7 cars", "summary_sentences": sentences})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -72,7 +72,7 @@ def test_numbers_of_beams_are_compared_with_the_first_of_them(run, tmp_path):
 def test_people_call_a_sentence_supported_by_majority(tmp_path):
     comparisons, human = human_correlation.read_qags(write_annotations(tmp_path / "rows.jsonl", 3))
     assert human == [0.0, 0.5, 0.0]
-    assert comparisons[1].summaries == ("rain fell on bricks . cars of bricks .",)
+    assert comparisons[1].summaries == ("rain fell on 1 bricks . 2 cars .",)
 
 
 def test_summaries_without_a_score_or_not_scored_yet_are_left_out():
@@ -178,6 +178,8 @@ def test_scores_are_kept_and_a_longer_run_goes_on_behind_them(run, tmp_path):
     assert "QAGS CNN/DM, qags-rules: 4 of 6 scored, 0 with a text cut" in printed
     assert {method.split(",")[0] for method in table} >= {"quals", "entity precision", "QAGS"}
     assert "quals, form `answers`" in table
+    # The tiny model has no configuration of its own.
+    assert table["quals, as configured"] == table["quals, form `published`"]
     assert table["entity precision, names found by rules"][3::4] == ["4", "4"]
 
     kept = tmp_path / "results" / "QAGS-CNNDM" / "rouge.jsonl"

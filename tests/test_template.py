@@ -120,3 +120,13 @@ def test_of_a_long_text_only_the_beginning_is_tokenized_with_the_same_result(tex
     assert encoded.input_ids == whole[:49] + tokenizer("?", add_special_tokens=False)["input_ids"]
     assert encoded.truncated
     assert sum(len(call.args[1]) for call in read.call_args_list) < 10000
+
+
+@pytest.mark.parametrize(("family", "markers"), [("llama", 0), ("bart", 1), ("t5", 0)])
+def test_a_continuation_is_tokenized_where_a_pair_begins(family, markers):
+    tokenizer = tiny_tokenizer(family)
+    template = QATemplate(prompt="{text}?", pair="ask {question}|{answer}")
+    ids, first = template.encode_continuation(tokenizer, "ann won.", is_encoder_decoder=family != "llama")
+    assert first == markers + len("ask")
+    assert tokenizer.decode(ids[first:]).strip() == "ann won."
+    assert tokenizer.eos_token_id not in ids[first:]

@@ -150,6 +150,17 @@ def test_loss_and_gradients_are_those_of_pairs_and_distractors_computed_alone(fa
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_what_is_not_learned_of_a_pair_is_read_all_the_same(family, tmp_path):
+    model = tiny_model(family).double().eval()
+    feature = {"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 11, 2]], "unlearned": [2]}
+    batch = DataCollatorForQAGen(0, model.config.is_encoder_decoder, dtype=torch.float64)([feature])
+    args = Seq2SeqTrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    loss = QAGenTrainer(model=model, args=args).compute_loss(model, batch)
+    expected = -log_probs_alone(model, feature["input_ids"], feature["pairs"][0])[2:].mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_distractors_are_other_answers_of_the_same_kind_from_the_same_text():
     text = "Lewis met Fury of England in 2015 and in 2017."
     pairs = (

@@ -582,7 +582,7 @@ class QAGenTrainer(Seq2SeqTrainer):
 
     The likelihood's loss is the model's own. Where pairs have distractors, `ranking_weight` times the mean of
     `-log sigmoid(log p(answer | question, text) - log p(distractor | question, text))` is added: the judge must tell
-    which of two names of a text answers a question, which likelihood alone does not ask of it.
+    what answers a question from what does not, which likelihood alone does not ask of it.
 
     Args:
         ranking_weight (`float`, *optional*, defaults to 0.5): Weight of the ranking.
