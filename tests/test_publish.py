@@ -246,6 +246,8 @@ def test_pickles_by_other_names_are_refused(adapter_folder, name, content):
         packed("tar", notes=b"text"),
         gzip.compress(b"text"),
     ],
+    # Archives hold the time, and every process must find the same tests.
+    ids=len,
 )
 def test_what_is_no_pickle_goes_up(adapter_folder, content):
     (adapter_folder / "other.dat").write_bytes(content)
@@ -253,7 +255,7 @@ def test_what_is_no_pickle_goes_up(adapter_folder, content):
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(b"text" * 99)[:-9], packed("zip", notes=b"text").replace(b"text", b"TEXT")]
+    "content", [gzip.compress(b"text" * 99)[:-9], packed("zip", notes=b"text").replace(b"text", b"TEXT")], ids=len
 )
 def test_an_archive_that_cannot_be_looked_into_is_refused(adapter_folder, content):
     (adapter_folder / "other.dat").write_bytes(content)
