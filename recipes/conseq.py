@@ -44,7 +44,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from common import ModelArguments, given, load_model, parse_arguments, with_prefix
 from datasets import Dataset, load_dataset
@@ -376,8 +375,6 @@ def main():
     for stage in ("mle", "conseq"):
         if args.stage in (stage, "all"):
             model_name_or_path = run_stage(stage, model_name_or_path, args, config, training_args, texts, scorer)
-    # A process that leaves while the group of all still runs may be aborted.
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

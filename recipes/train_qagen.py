@@ -32,7 +32,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from accelerate import PartialState
 from common import ModelArguments, base_and_adapter, load_model, parse_arguments
 from transformers import Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -267,8 +266,6 @@ def main():
         metrics.update(evaluate_reading(qagen, with_distractors(some, training_args.seed)))
     trainer.save_metrics("all", metrics)
     print(json.dumps(metrics, indent=2))
-    # A process that leaves while the group of all still runs may be aborted.
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

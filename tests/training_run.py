@@ -99,8 +99,6 @@ def main(arguments=None):
             found["candidates"] = [[candidates.token_ids, candidates.scores] for candidates in state.candidates]
             found["triples"] = [[triple.document, triple.candidate] for triple in state.triples]
         (options.folder / "run.json").write_text(json.dumps(found))
-    # A process that leaves while its group still runs may be aborted.
-    run.accelerator.end_training()
 
 
 if __name__ == "__main__":
