@@ -139,6 +139,18 @@ def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whol
     assert beside.score == pytest.approx(alone.score, abs=1e-4, nan_ok=True)
 
 
+# Of 160 positions 40 + 30 stay behind the longest prompt for a pair and an answer; a decoder's start takes one of 30.
+@pytest.mark.parametrize(("family", "positions", "left"), [("llama", 160, 70), ("bart", 30, 29)])
+def test_a_continuation_is_cut_to_what_is_left_of_the_positions_and_to_its_longest(family, positions, left):
+    qagen = tiny_qagen(family)
+    qagen.model.config.max_position_embeddings = positions
+    whole, is_cut = qagen.as_continuation("a" * 200, 1000, max_new_tokens=40)
+    assert (len(whole.token_ids), is_cut) == (left, True)
+    whole, is_cut = qagen.as_continuation("a" * 200, 20, max_new_tokens=40)
+    assert (len(whole.token_ids), is_cut) == (20, True)
+    assert not qagen.as_continuation("abc", 1000, max_new_tokens=40)[1]
+
+
 def test_likelihood_that_counts_must_be_given():
     pair = ScoredPair("q", "a", ("t",), (-1.0,), (-1.5,), 0)
     with pytest.raises(ValueError, match=r"likelihood_weight=2.0 needs the summary.s log_likelihood"):
