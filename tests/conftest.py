@@ -6,9 +6,11 @@ import os
 import random
 import shutil
 import string
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 # Before transformers is imported: tests never ask a network for anything, but for the Hub look-alike on loopback.
@@ -56,6 +58,29 @@ SUMMARIZER_SETTINGS = {
     "length_penalty": 2.0,
     "early_stopping": True,
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Where several processes of pytest share the tests, one that is marked `alone` runs while no other does."""
+    if not workers:
+        return (yield)
+    with machine(shared=item.get_closest_marker("alone") is None):
+        return (yield)
+
+
+@contextmanager
+def machine(shared: bool) -> Iterator[None]:
+    """Who waits to have it alone holds the gate, so that those who share it let go and take it after him."""
+    import fcntl
+
+    locks = Path(tempfile.gettempdir()) / f"hf-quals-tests-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    with open(f"{locks}.gate", "w") as gate, open(f"{locks}.lock", "w") as lock:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
+
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 CHARACTERS = "|?. abcdefghijklmnopqrstuvwxyz"

@@ -137,6 +137,7 @@ def assert_same_rows(path, expected):
         assert row["quals"] == (None if same["quals"] is None else pytest.approx(same["quals"], abs=1e-4))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [40, 1])
 def test_two_processes_give_the_rows_of_one_in_order(scored, tmp_path, tiny_causal_folder, count):
     expected = read_jsonl(scored[1])[:count]
@@ -149,6 +150,7 @@ def test_two_processes_give_the_rows_of_one_in_order(scored, tmp_path, tiny_caus
     assert_same_rows(output, expected)
 
 
+@pytest.mark.alone
 def test_two_killed_processes_go_on_as_one(scored, tmp_path, tiny_causal_folder):
     source, expected, _ = scored
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.jsonl"
@@ -172,6 +174,7 @@ def test_two_killed_processes_go_on_as_one(scored, tmp_path, tiny_causal_folder)
     assert_same_rows(output, read_jsonl(expected))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_ten_thousand_rows_over_two_processes_survive_two_kills(tmp_path, tiny_causal_folder):
     data = rows(10_000)
@@ -225,6 +228,7 @@ def kill_session(leader):
     leader.wait()
 
 
+@pytest.mark.alone
 def test_bad_input_stops_all_processes_with_one_message(tmp_path):
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"document": "a"}])
     good = write_jsonl(tmp_path / "good.jsonl", rows(1))

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "accelerate"
 
+pytestmark = pytest.mark.alone
+
 
 def launcher(num_processes, sharded):
     if num_processes == 1:

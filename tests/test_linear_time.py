@@ -14,6 +14,8 @@ from hf_quals.text import sentence_spans
 
 SIZE, TIMES = 2_000, 10
 
+pytestmark = pytest.mark.alone
+
 
 def growth(function, small, large):
     """

@@ -110,6 +110,7 @@ def test_train_is_the_script_and_a_recipe_goes_by_its_name(name, tmp_path):
     assert "required: --dataset" in hf_quals("train", name, *words[4:]).stderr  # of the file, --dataset is not
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_processes_of_a_launcher_train_with_the_command(world, tmp_path):
     words = command(world, "bart", tmp_path, "--stage", "conseq", "--selection", "none", "--max_steps", 2, processes=2)
@@ -179,6 +180,7 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(world, t
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_control_trains_on_references_alone_and_processes_share_the_rows(world, tmp_path):
     run(world, "bart", tmp_path, "--stage", "conseq", "--selection", "none", "--max_steps", 2, processes=2)
