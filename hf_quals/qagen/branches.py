@@ -8,7 +8,7 @@ and its own branch, at the positions it would have in a row of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -84,7 +84,9 @@ class Branches:
         """How many columns stand behind the prompts."""
         return self._branches.shape[1]
 
-    def extend(self, input_ids: torch.Tensor, position_ids: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+    def extend(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, branches: torch.Tensor, **options: Any
+    ) -> Any:
         """
         Appends tokens to branches, of each branch in their order.
 
@@ -92,9 +94,11 @@ class Branches:
             input_ids (`torch.LongTensor` of shape `(rows, new)`): The tokens.
             position_ids (`torch.LongTensor` of shape `(rows, new)`): Their positions, counted from the prompt's first.
             branches (`torch.LongTensor` of shape `(rows, new)`): The branch of each; `NO_BRANCH` for padding.
+            options: Passed to the model.
 
         Returns:
-            `torch.Tensor` of shape `(rows, new, vocabulary)`: the logits of what follows each.
+            `CausalLMOutputWithPast`: the model's, with `logits` of shape `(rows, new, vocabulary)` of what follows
+            each.
         """
         self._branches = torch.cat([self._branches, branches], dim=1)
         columns = torch.arange(self.columns, device=branches.device)
@@ -107,7 +111,8 @@ class Branches:
             attention_mask=additive_mask(mask, self.model.dtype),
             position_ids=position_ids,
             past_key_values=self._cache,
-        ).logits
+            **options,
+        )
 
     def leave(self, row: int, columns: slice) -> None:
         """Takes columns behind a prompt out of their branch, which goes on without them."""
@@ -155,7 +160,7 @@ class Branches:
             for b, row in enumerate(running):
                 for column, (start, position) in enumerate(row):
                     columns[b, column] = torch.tensor([start.tokens[-1], position, start.branch])
-            best = self.extend(*columns.to(self.lengths.device).unbind(-1)).argmax(-1).tolist()
+            best = self.extend(*columns.to(self.lengths.device).unbind(-1)).logits.argmax(-1).tolist()
             for b, row in enumerate(running):
                 running[b] = []
                 for (start, position), token in zip(row, best[b], strict=False):

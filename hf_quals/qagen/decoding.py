@@ -428,7 +428,7 @@ class _BranchBatch:
             for values, fill in ((input_ids[:, -1], 0), (self.positions, 0), (self.beams, NO_BRANCH))
         )
         self.positions = self.positions + 1
-        return self.branches.extend(tokens, positions, beams)[self.texts, columns].float()
+        return self.branches.extend(tokens, positions, beams).logits[self.texts, columns].float()
 
     def select(self, rows: torch.Tensor):
         self.texts, self.beams, self.positions = self.texts[rows], self.beams[rows], self.positions[rows]

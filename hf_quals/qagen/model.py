@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from .attention import Head, Lookback
 from .decoding import diverse_beam_search
 from .loading import load
 from .proof import evaluated, shareable_length
@@ -64,10 +65,13 @@ class PairReading(NamedTuple):
         log_probs (`tuple[float, ...]`): log p(token | text, tokens before), one a token, end-of-sequence included.
         answer (`str`, *optional*): What the model answers to the pair's question from the text, greedily; `None` if it
             was not asked.
+        attention (`tuple[float, ...]`): The share of the heads' attention that rests on the text, one a token; empty
+            if it was not asked for.
     """
 
     log_probs: tuple[float, ...]
     answer: str | None
+    attention: tuple[float, ...] = ()
 
 
 class QAGenModel:
@@ -361,6 +365,8 @@ class QAGenModel:
         documents: Sequence[str] | Sequence[EncodedText],
         pairs: Sequence[Sequence[QAPair]],
         *,
+        answers: bool = True,
+        retrieval_heads: Sequence[Head] = (),
         max_new_tokens: int = _ANSWER_TOKENS,
         batch_size: int = 4,
         on_batch: Callable[[int], object] | None = None,
@@ -372,29 +378,45 @@ class QAGenModel:
 
         Args:
             documents, pairs, batch_size, on_batch: See [`~QAGenModel.log_probs`].
+            answers (`bool`, *optional*, defaults to `True`): Whether the pairs' questions are asked.
+            retrieval_heads (`Sequence[tuple[int, int]]`, *optional*): Layers and heads of a decoder-only model, whose
+                attention to the text is wanted while they read what is no pair ([`~QAGenModel.as_continuation`]).
             max_new_tokens (`int`, *optional*, defaults to 30): The most tokens of an answer.
 
         Returns:
             `list[list[PairReading]]`: one reading a document and pair; nothing is answered to what is no pair.
 
         Raises:
-            `ValueError`: if the model writes the answer first, or there are not as many lists of pairs as documents.
+            `ValueError`: if the model is to answer and writes the answer first, if it has no such heads, or if there
+                are not as many lists of pairs as documents.
         """
-        self._check_asked()
-        wanted = [
-            [
-                Asked(list(pair.token_ids), *((pair.answer_start, max_new_tokens) if pair.is_pair else ()))
-                for pair in row
-            ]
-            for row in pairs
-        ]
-        readings = self._read_all(documents, wanted, "pairs", batch_size, on_batch)
+        if answers:
+            self._check_asked()
+        if retrieval_heads and self.is_encoder_decoder:
+            raise ValueError(
+                "retrieval_heads are of decoder-only models: an encoder–decoder's decoder sees the text by "
+                "cross-attention alone, all of which rests on it."
+            )
+
+        def asked_for(pair: QAPair, text: EncodedText) -> Asked:
+            if pair.is_pair:
+                return Asked(list(pair.token_ids), *((pair.answer_start, max_new_tokens) if answers else ()))
+            lookback = Lookback(tuple(retrieval_heads), *text.text_span) if retrieval_heads else None
+            return Asked(list(pair.token_ids), lookback=lookback)
+
+        encoded = self._encoded(documents)
+        _check_lengths(encoded, pairs, "pairs")
+        wanted = [[asked_for(pair, text) for pair in row] for row, text in zip(pairs, encoded, strict=True)]
         return [
             [
-                PairReading(read.log_probs, None if one.answer_start is None else self._decode_answer(read.answer))
+                PairReading(
+                    read.log_probs,
+                    None if one.answer_start is None else self._decode_answer(read.answer),
+                    read.attention,
+                )
                 for one, read in zip(asked, row, strict=True)
             ]
-            for asked, row in zip(wanted, readings, strict=True)
+            for asked, row in zip(wanted, self._read_all(encoded, wanted, "pairs", batch_size, on_batch), strict=True)
         ]
 
     @torch.inference_mode()
@@ -458,8 +480,7 @@ class QAGenModel:
         batch_size: int,
         on_batch: Callable[[int], object] | None,
     ) -> list[list[Read]]:
-        if len(texts) != len(asked):
-            raise ValueError(f"Each text needs its list of {what}: got {len(texts)} and {len(asked)}.")
+        _check_lengths(texts, asked, what)
         encoded = self._encoded(texts)
         results: list[list[Read]] = [[] for _ in encoded]
         wanted = [row for row in range(len(encoded)) if asked[row]]
@@ -509,6 +530,11 @@ class QAGenModel:
             if separator in self._decode(ids[:end]):
                 return end
         return len(ids)
+
+
+def _check_lengths(texts: Sequence[Any], asked: Sequence[Any], what: str) -> None:
+    if len(texts) != len(asked):
+        raise ValueError(f"Each text needs its list of {what}: got {len(texts)} and {len(asked)}.")
 
 
 def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

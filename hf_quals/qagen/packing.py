@@ -47,6 +47,10 @@ class PackedContinuations(NamedTuple):
     spans: list[list[slice]]
     numbers: torch.Tensor
 
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`input_ids`, `position_ids` and `numbers`, as branches are extended by."""
+        return self.input_ids.to(device), self.position_ids.to(device), self.numbers.to(device)
+
 
 def pack_continuations(
     rows: Sequence[Sequence[Continuation]], pad_token_id: int, multiple_of: int = 1

@@ -185,7 +185,7 @@ def _last_logits(
         parts = [
             tensor.tensor_split([tensor.shape[1] - num_logits], dim=1) for tensor in (ids, packed_positions, numbers)
         ]
-        return [branches.extend(*part) for part in zip(*parts, strict=True)][-1]
+        return [branches.extend(*part).logits for part in zip(*parts, strict=True)][-1]
     return model(
         input_ids=torch.cat([prompt_ids, ids], dim=1),
         attention_mask=additive_mask(mask_behind_prompts(prompt_mask, packed.visible.to(model.device)), model.dtype),

@@ -14,8 +14,9 @@ import torch
 from transformers import DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from .attention import Lookback, attention_share, eager_attention
 from .branches import Branches, Start
-from .packing import Continuation, pack_continuations, round_up
+from .packing import Continuation, PackedContinuations, pack_continuations, round_up
 
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ class Asked(NamedTuple):
         ids (`list[int]`): The tokens of a pair, or those before an answer.
         answer_start (`int`, *optional*): Where the answer begins that is wanted of the text; `None` if none is.
         max_new_tokens (`int`, *optional*, defaults to 0): The most tokens of this answer.
+        lookback (`Lookback`, *optional*): Whose attention to the text is wanted; decoder-only.
     """
 
     ids: list[int]
     answer_start: int | None = None
     max_new_tokens: int = 0
+    lookback: Lookback | None = None
 
 
 class Read(NamedTuple):
@@ -49,10 +52,13 @@ class Read(NamedTuple):
     Args:
         log_probs (`tuple[float, ...]`): log p(token | text, tokens before), one a token.
         answer (`list[int]`): The most probable tokens from `answer_start` on, without the end; empty if not wanted.
+        attention (`tuple[float, ...]`): The share of attention that rests on the text, one a token; empty if not
+            wanted.
     """
 
     log_probs: tuple[float, ...]
     answer: list[int]
+    attention: tuple[float, ...] = ()
 
 
 def read_alone(qagen: QAGenModel, contexts: list[list[int]], asked: list[list[Asked]]) -> list[list[Read]]:
@@ -60,7 +66,7 @@ def read_alone(qagen: QAGenModel, contexts: list[list[int]], asked: list[list[As
     results: list[list[Read]] = []
     for context, row in zip(contexts, asked, strict=True):
         results.append([])
-        for ids, answer_start, most in row:
+        for ids, answer_start, most, lookback in row:
             read = {"input_ids": context + ids[:-1]}
             if qagen.is_encoder_decoder:
                 read = {"input_ids": context, "decoder_input_ids": [qagen.decoder_start_token_id, *ids[:-1]]}
@@ -68,8 +74,36 @@ def read_alone(qagen: QAGenModel, contexts: list[list[int]], asked: list[list[As
             logits = qagen.model(**tensors, use_cache=False).logits[:, -len(ids) :]
             labels = torch.tensor([ids], device=qagen.device)
             answer = [] if answer_start is None else _continue_alone(qagen, context, ids[:answer_start], most)
-            results[-1].append(Read(tuple(token_log_probs(logits, labels)[0].tolist()), answer))
+            attention = () if lookback is None else _attention_alone(qagen, context, ids, lookback)
+            results[-1].append(Read(tuple(token_log_probs(logits, labels)[0].tolist()), answer, attention))
     return results
+
+
+def _attention_alone(qagen: QAGenModel, context: list[int], ids: list[int], lookback: Lookback) -> tuple[float, ...]:
+    with eager_attention(qagen.model):
+        output = qagen.model(
+            input_ids=torch.tensor([context + ids], device=qagen.device), output_attentions=True, use_cache=False
+        )
+    shares = attention_share(output.attentions, lookback.heads, _is_text([context], [lookback], 0, qagen.device))
+    return tuple(shares[0, -len(ids) :].tolist())
+
+
+def _is_text(
+    contexts: list[list[int]], lookbacks: list[Lookback | None], width: int, device: torch.device
+) -> torch.Tensor:
+    """
+    The columns of the texts in prompts without their last token, padded on the left to `width`.
+
+    Returns:
+        `torch.BoolTensor` of shape `(contexts, columns)`.
+    """
+    width = max(width, *(len(context) - 1 for context in contexts))
+    is_text = torch.zeros(len(contexts), width, dtype=torch.bool)
+    for row, (context, lookback) in enumerate(zip(contexts, lookbacks, strict=True)):
+        if lookback is not None:
+            first = width - (len(context) - 1)
+            is_text[row, first + lookback.start : first + min(lookback.stop, len(context) - 1)] = True
+    return is_text.to(device)
 
 
 def _continue_alone(qagen: QAGenModel, context: list[int], prefix: list[int], most: int) -> list[int]:
@@ -92,18 +126,12 @@ def read_behind_prompts(qagen: QAGenModel, contexts: list[list[int]], asked: lis
     branches = Branches(qagen.model, *pad(prompts, qagen.pad_token_id, left=True, device=qagen.device))
     ends = set(qagen.eos_token_ids)
     results: list[list[Read]] = [[] for _ in contexts]
+    attention = _attention_behind_prompts(qagen, branches, contexts, asked)
     chunks = list(_chunks(asked, _CHUNK_TOKENS))
     for chunk in chunks:
-        packed = pack_continuations(
-            [
-                [Continuation([context[-1], *one.ids], start=len(context) - 1) for one in row]
-                for context, row in zip(contexts, chunk, strict=True)
-            ],
-            qagen.pad_token_id,
-            _WIDTH,
-        )
-        input_ids = packed.input_ids.to(qagen.device)
-        logits = branches.extend(input_ids, packed.position_ids.to(qagen.device), packed.numbers.to(qagen.device))
+        packed = _packed(qagen, contexts, chunk)
+        input_ids, *where = packed.tensors(qagen.device)
+        logits = branches.extend(input_ids, *where).logits
         log_probs = token_log_probs(logits, input_ids.roll(-1, dims=1)).tolist()
         best = _best(logits, chunk)
         starts: list[list[Start]] = [[] for _ in chunk]
@@ -115,10 +143,35 @@ def read_behind_prompts(qagen: QAGenModel, contexts: list[list[int]], asked: lis
                     branches.leave(b, slice(agreed, span.stop))
                     position = len(contexts[b]) + (one.answer_start or 0) + len(answer) - 1
                     starts[b].append(Start(number, answer, position, one.max_new_tokens))
-                results[b].append(Read(tuple(log_probs[b][span.start : span.stop - 1]), answer))
+                looked = () if one.lookback is None else next(attention[b])
+                results[b].append(Read(tuple(log_probs[b][span.start : span.stop - 1]), answer, looked))
         branches.write(starts, ends, let_go=chunk is chunks[-1])
         branches.clear()
     return results
+
+
+def _attention_behind_prompts(
+    qagen: QAGenModel, branches: Branches, contexts: list[list[int]], asked: list[list[Asked]]
+) -> list[Iterator[tuple[float, ...]]]:
+    """
+    The attention to its text of what is asked for it, in the order of each row. Its tokens are read by themselves, few
+    as they are: weights of attention that can be seen take memory, of all layers at once.
+    """
+    wanted = [[one for one in row if one.lookback is not None] for row in asked]
+    looked: list[list[tuple[float, ...]]] = [[] for _ in contexts]
+    for chunk in _chunks(wanted, _CHUNK_TOKENS):
+        packed = _packed(qagen, contexts, chunk)
+        with eager_attention(qagen.model):
+            attentions = branches.extend(*packed.tensors(qagen.device), output_attentions=True).attentions
+        lookbacks = [row[0].lookback if row else None for row in chunk]
+        is_text = _is_text(contexts, lookbacks, branches.prompt_mask.shape[1], qagen.device)
+        heads = next(lookback.heads for lookback in lookbacks if lookback is not None)
+        shares = attention_share(attentions, heads, is_text).tolist()
+        for b, spans in enumerate(packed.spans):
+            # The first column is the prompt's last token.
+            looked[b] += [tuple(shares[b][span.start + 1 : span.stop]) for span in spans]
+        branches.clear()
+    return [iter(row) for row in looked]
 
 
 def read_from_encoder(qagen: QAGenModel, contexts: list[list[int]], asked: list[list[Asked]]) -> list[list[Read]]:
@@ -183,6 +236,15 @@ def read_from_encoder(qagen: QAGenModel, contexts: list[list[int]], asked: list[
     return results
 
 
+def _packed(qagen: QAGenModel, contexts: list[list[int]], chunk: list[list[Asked]]) -> PackedContinuations:
+    """What is asked, each behind the last token of its prompt."""
+    rows = [
+        [Continuation([context[-1], *one.ids], start=len(context) - 1) for one in row]
+        for context, row in zip(contexts, chunk, strict=True)
+    ]
+    return pack_continuations(rows, qagen.pad_token_id, _WIDTH)
+
+
 def _best(logits: torch.Tensor, asked: Sequence[Sequence[Asked]]) -> list[list[int]]:
     """The most probable token behind each column; empty where no answer is wanted."""
     wanted = any(one.answer_start is not None for row in asked for one in row)
@@ -201,7 +263,7 @@ def _draft(asked: Asked, best: list[int], ends: set[int]) -> tuple[list[int], bo
     Returns:
         `tuple[list[int], bool]`: its tokens, and whether it goes on.
     """
-    ids, start, most = asked
+    ids, start, most, _ = asked
     answer: list[int] = []
     if start is None:
         return answer, False

@@ -34,10 +34,13 @@ class EncodedText:
             The prompt (decoder-only) or the encoder input (encoder–decoder), special tokens included.
         truncated (`bool`):
             Whether the text was cut to fit the model's context.
+        text_span (`tuple[int, int]`, *optional*, defaults to `(0, 0)`):
+            Where the text's own tokens begin and end among `input_ids`.
     """
 
     input_ids: list[int]
     truncated: bool
+    text_span: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,14 @@ class QATemplate:
             )
         cut = room - len(begin)
         all_ids = _first_tokens(tokenizer, [head + text for text in texts], cut)
-        return [EncodedText(begin + ids[:cut] + tail_ids, truncated=len(ids) > cut) for ids in all_ids]
+        return [
+            EncodedText(
+                begin + ids[:cut] + tail_ids,
+                truncated=len(ids) > cut,
+                text_span=(num_head, len(begin) + min(len(ids), cut)),
+            )
+            for ids in all_ids
+        ]
 
     def encode_pair(
         self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str, *, is_encoder_decoder: bool

@@ -61,6 +61,12 @@ class QualsConfig:
         likelihood_weight (`float`, *optional*, defaults to 0.0): What of the summary's own likelihood is added to the
             form: this many times the mean of log p(token | document, tokens before) over the summary's tokens, read
             where a pair would begin. Questions ask for single facts; what none of them asks for is read here.
+        attention_weight (`float`, *optional*, defaults to 0.0): What of the attention to the document is added: this
+            many times the share of the attention of `retrieval_heads` that rests on it in the same reading
+            ([`~hf_quals.quals.forms.document_attention`]). Heads that copy look back to where a token stands in the
+            document; what is not there they do not find. Decoder-only models.
+        retrieval_heads (`tuple[tuple[int, int], ...]`, *optional*): Layers and heads of the model
+            (`recipes/find_retrieval_heads.py`), which `attention_weight` needs.
         document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
             document, too: the explanation of a low score, and full support where the document's own answer says what
             the summary's does, whatever its tokens cost. The template must put the question before the answer.
@@ -84,6 +90,8 @@ class QualsConfig:
     round_trip: bool = False
     variant: str = "published"
     likelihood_weight: float = 0.0
+    attention_weight: float = 0.0
+    retrieval_heads: tuple[tuple[int, int], ...] = ()
     document_answers: bool = False
     calibration: Calibration | None = None
 
@@ -102,45 +110,68 @@ class QualsConfig:
             )
         if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
-        if not 0 <= self.likelihood_weight < math.inf:
-            raise ValueError(f"likelihood_weight must be a number from 0 on, got {self.likelihood_weight}.")
+        for name in ("likelihood_weight", "attention_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}.")
+        heads = tuple(tuple(head) for head in self.retrieval_heads)
+        if not all(len(head) == 2 and all(isinstance(n, int) and n >= 0 for n in head) for head in heads):
+            raise ValueError(f"retrieval_heads must be pairs of a layer and a head, got {self.retrieval_heads!r}.")
+        object.__setattr__(self, "retrieval_heads", heads)  # JSON has lists
+        if self.attention_weight and not heads:
+            raise ValueError(
+                f"attention_weight={self.attention_weight} needs retrieval_heads; recipes/find_retrieval_heads.py "
+                "finds those of a model."
+            )
         if not isinstance(self.calibration, Calibration | None):
             raise ValueError(f"calibration must be a Calibration(slope=..., intercept=...), got {self.calibration!r}.")
 
     def but(self, **changes: Any) -> QualsConfig:
         """
-        This configuration with other numbers. Another `variant` leaves out the likelihood of the summary, and another
-        `variant` or `likelihood_weight` the calibration, which was fitted to the old ones.
+        This configuration with other numbers. Another `variant` leaves out what is read of the summary as a whole,
+        and another `variant`, `likelihood_weight` or `attention_weight` the calibration, which was fitted to the old
+        ones.
         """
         if changes.get("variant", self.variant) != self.variant:
-            changes = {"likelihood_weight": 0.0, **changes}
+            changes = {"likelihood_weight": 0.0, "attention_weight": 0.0, **changes}
         is_another_score = any(
-            changes.get(name, getattr(self, name)) != getattr(self, name) for name in ("variant", "likelihood_weight")
+            changes.get(name, getattr(self, name)) != getattr(self, name)
+            for name in ("variant", "likelihood_weight", "attention_weight")
         )
         return replace(self, **({"calibration": None} if is_another_score else {}) | changes)
 
-    def score(self, pairs: Pairs, log_likelihood: float | None) -> float:
+    @property
+    def reads_whole(self) -> bool:
+        """Whether the document reads the summary as a whole, too."""
+        return bool(self.likelihood_weight or self.attention_weight)
+
+    def score(
+        self, pairs: Pairs, log_likelihood: float | None = None, document_attention: float | None = None
+    ) -> float:
         """
-        The score of a summary: the form of its pairs, and its own likelihood as far as that counts.
+        The score of a summary: the form of its pairs, its own likelihood and the attention to the document as far as
+        these count.
 
         Args:
             pairs (`Sequence[ScoredPair]`): The kept pairs.
             log_likelihood (`float`, *optional*): The mean of log p(token | document, tokens before) over its tokens.
+            document_attention (`float`, *optional*): What [`~hf_quals.quals.forms.document_attention`] gives.
 
         Returns:
             `float`: NaN without a pair.
 
         Raises:
-            `ValueError`: if the likelihood counts and is not given.
+            `ValueError`: if one of them counts and is not given.
         """
-        form = VARIANTS[self.variant](pairs)
-        if not (self.likelihood_weight and pairs):
-            return form
-        if log_likelihood is None:
-            raise ValueError(
-                f"likelihood_weight={self.likelihood_weight} needs the summary's log_likelihood, got none."
-            )
-        return form + self.likelihood_weight * log_likelihood
+        score = VARIANTS[self.variant](pairs)
+        for name, weight, value in (
+            ("likelihood_weight", self.likelihood_weight, log_likelihood),
+            ("attention_weight", self.attention_weight, document_attention),
+        ):
+            if weight and pairs:
+                if value is None:
+                    raise ValueError(f"{name}={weight} needs what the document makes of the summary, got none.")
+                score += weight * value
+        return score
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""

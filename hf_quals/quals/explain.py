@@ -75,8 +75,10 @@ def remarks(result: QualsResult | None) -> list[str]:
     """A sentence on the summary as a whole, where that counts, and those of [`not_seen`]."""
     if result is None or result.log_likelihood is None:
         return not_seen(result)
-    whole = f"Read as a whole: mean log p of its tokens given the document {result.log_likelihood:.2f}."
-    return [whole, *not_seen(result)]
+    whole = f"Read as a whole: mean log p of its tokens given the document {result.log_likelihood:.2f}"
+    if result.document_attention is not None:
+        whole += f"; attention to the document, where it is lowest, {result.document_attention:.2f}"
+    return [whole + ".", *not_seen(result)]
 
 
 def not_seen(result: QualsResult | None) -> list[str]:

@@ -90,6 +90,17 @@ VARIANTS: dict[str, Callable[[Pairs], float]] = {
 }
 
 
+def document_attention(shares: Sequence[float]) -> float:
+    """
+    How far a summary is looked up in its document, in [0, 1].
+
+    Of the shares of attention that rest on the document, one a token, the mean over the lowest third (rounded up).
+
+    A wrong fact is a few tokens of a sentence whose others are supported, which the mean over all would drown.
+    """
+    return fmean(sorted(shares)[: math.ceil(len(shares) / 3)])
+
+
 OF_ANSWERS = ("answers", "divergence")
 """The forms that judge answers alone: of their pairs the one is worst whose answer loses most probability."""
 

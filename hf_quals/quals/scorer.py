@@ -22,6 +22,7 @@ from ..scorers import Scorer, as_reward, by_document, check_texts
 from .columns import plain_values
 from .config import QualsConfig, find_config
 from .explain import worst_first
+from .forms import document_attention
 from .pairs import PairSelection, keep_round_trips, same_answer, select_pairs
 from .passages import select_passages
 
@@ -117,7 +118,10 @@ class QualsResult:
         summary_truncated (`bool`): Whether the summary was cut to the model's context.
         passages (`tuple[tuple[int, int], ...]`): Start and end of the passages of the document that were read.
         log_likelihood (`float`, *optional*): The mean of log p(token | document, tokens before) over the summary's
-            tokens, in nats; `None` where it does not count ([`QualsConfig.likelihood_weight`]).
+            tokens, in nats; `None` where the summary is not read as a whole.
+        document_attention (`float`, *optional*): The share of the retrieval heads' attention that rests on the
+            document while the model reads the summary, mean over the third of its tokens where it is lowest; `None`
+            where it does not count ([`QualsConfig.attention_weight`]).
         config (`QualsConfig`, *optional*): How it was computed; its `variant` says which pair is worst.
     """
 
@@ -128,6 +132,7 @@ class QualsResult:
     summary_truncated: bool
     passages: tuple[tuple[int, int], ...] = ()
     log_likelihood: float | None = None
+    document_attention: float | None = None
     config: QualsConfig = field(default_factory=QualsConfig)
 
     @property
@@ -220,12 +225,13 @@ class QualsResult:
         )
         counts = {count.name: values.get(count.name, 0) for count in fields(PairSelection) if count.name != "kept"}
         result = cls(
-            score=config.score(pairs, values["log_likelihood"]),
+            score=config.score(pairs, values["log_likelihood"], values["document_attention"]),
             pairs=pairs,
             selection=PairSelection(kept=(), **counts),
             document_truncated=values["document_truncated"],
             summary_truncated=values["summary_truncated"],
             log_likelihood=values["log_likelihood"],
+            document_attention=values["document_attention"],
             config=config,
         )
         for name in ("score", "probability"):
@@ -431,7 +437,7 @@ class QualsScorer(Scorer):
 
     def _asked(self, summary: str, selection: PairSelection, truncated: bool) -> _Asked:
         config = self.config
-        if not (config.likelihood_weight and selection.kept):
+        if not (config.reads_whole and selection.kept):
             return _Asked(selection, None, truncated)
         whole, is_cut = self.model.as_continuation(summary, config.max_length, max_new_tokens=config.max_new_tokens)
         return _Asked(selection, whole, truncated or is_cut)
@@ -447,11 +453,14 @@ class QualsScorer(Scorer):
         encoded: list[EncodedText] = self.model.encode(
             list(wanted), self.config.max_length, max_new_tokens=self.config.max_new_tokens
         )
-        if self.config.document_answers:
-            readings = self.model.read(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
-        else:
-            scored = self.model.log_probs(encoded, pairs, batch_size=batch_size, on_batch=on_batch)
-            readings = [[PairReading(log_probs, None) for log_probs in row] for row in scored]
+        readings = self.model.read(
+            encoded,
+            pairs,
+            answers=self.config.document_answers,
+            retrieval_heads=self.config.retrieval_heads if self.config.attention_weight else (),
+            batch_size=batch_size,
+            on_batch=on_batch,
+        )
         return {
             context: _Read(dict(zip(part, row, strict=True)), text.truncated)
             for (context, part), row, text in zip(wanted.items(), readings, encoded, strict=True)
@@ -473,17 +482,21 @@ class QualsScorer(Scorer):
             )
             for pair in asked.selection.kept
         )
-        log_likelihood = None
-        if asked.whole is not None:
-            log_likelihood = fmean(read.pairs[asked.whole.token_ids].log_probs[asked.whole.answer_start :])
+        log_likelihood, attention = None, None
+        if (whole := asked.whole) is not None:
+            reading = read.pairs[whole.token_ids]
+            log_likelihood = fmean(reading.log_probs[whole.answer_start :])
+            if reading.attention:
+                attention = document_attention(reading.attention[whole.answer_start :])
         return QualsResult(
-            score=self.config.score(pairs, log_likelihood),
+            score=self.config.score(pairs, log_likelihood, attention),
             pairs=pairs,
             selection=asked.selection,
             document_truncated=read.truncated,
             summary_truncated=asked.truncated,
             passages=passages,
             log_likelihood=log_likelihood,
+            document_attention=attention,
             config=self.config,
         )
 
