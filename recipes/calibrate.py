@@ -6,9 +6,10 @@ that can be trusted on rows it was not fitted to.
     python recipes/calibrate.py --scored scored.jsonl --config quals_config.json --picture reliability.png
 
 Rows need the column `consistent` (true or false, by people) beside what `hf-quals score --pairs` adds. A probability
-is a logistic regression on the score (Platt scaling); the verdict's threshold is where balanced accuracy is best; a
-pair is to blame if it loses more probability than 9 of 10 pairs of consistent summaries. Reliability and the verdict's
-accuracy are those of five folds, each read by what the other four fitted.
+is a logistic regression on the score (Platt scaling); the verdict's threshold is the strictest whose balanced accuracy
+is within one standard error of the best; a pair is to blame if it loses more probability than 9 of 10 pairs of
+consistent summaries. Reliability and the verdict's accuracy are those of five folds, each read by what the other four
+fitted.
 """
 
 from __future__ import annotations
@@ -59,8 +60,20 @@ def fit(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     slope, intercept = minimize(loss, np.zeros(2)).x
     calibration = Calibration(round(float(slope), 4), round(float(intercept), 4))
     probabilities = np.array([calibration.probability(score) for score in scores])
-    best = max(np.unique(probabilities), key=lambda threshold: balanced_accuracy(probabilities >= threshold, labels))
-    return replace(calibration, threshold=round(float(best), 4))
+    return replace(calibration, threshold=round(strictest_threshold(probabilities, labels), 4))
+
+
+def strictest_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """
+    The highest probability that, as a threshold, tells consistent rows from others as well as the best one does, to one
+    standard error of that one's balanced accuracy. Few rows make many thresholds as good as each other, and to call a
+    wrong summary supported is the worse mistake.
+    """
+    thresholds = np.unique(probabilities)
+    accuracies = np.array([balanced_accuracy(probabilities >= threshold, labels) for threshold in thresholds])
+    called = probabilities >= thresholds[accuracies.argmax()]
+    error = sum(np.var(called[labels == kind]) / (labels == kind).sum() for kind in (0, 1)) ** 0.5 / 2
+    return float(thresholds[accuracies >= accuracies.max() - error].max())
 
 
 def balanced_accuracy(called: np.ndarray, labels: np.ndarray) -> float:

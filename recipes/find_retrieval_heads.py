@@ -102,8 +102,10 @@ def main():
     passages = [passage for passage in map(in_normal_form, load_squad(args.data)) if passage.pairs]
     random.Random(args.seed).shuffle(passages)
     qagen = QAGenModel.from_pretrained(args.model, dtype=args.dtype)
-    shares = attention_to_answers(qagen, tqdm(passages[: args.num_questions], unit=" questions"), args.seed)
-    mean = torch.stack(list(shares)).mean(0)
+    shares = list(attention_to_answers(qagen, tqdm(passages[: args.num_questions], unit=" questions"), args.seed))
+    if not shares:
+        raise ValueError(f"No question of {args.data} could be read: its passages are longer than the model reads.")
+    mean = torch.stack(shares).mean(0)
     heads = best_heads(mean, args.num_heads)
     replace(config, retrieval_heads=heads).save_pretrained(path.parent)
     print(f"{path}: {len(heads)} of {mean.numel()} heads, best first, with the share of their attention on the answer")

@@ -65,18 +65,18 @@ def test_infinite_scores_are_scores(scores):
 
 
 def test_a_document_is_read_once_for_all_of_its_candidates(monkeypatch):
-    read = []
-    log_probs = QAGenModel.log_probs
+    lengths = []
+    read = QAGenModel.read
 
     def counted(self, encoded, pairs, **options):
-        read.append(len(encoded))
-        return log_probs(self, encoded, pairs, **options)
+        lengths.append(len(encoded))
+        return read(self, encoded, pairs, **options)
 
-    monkeypatch.setattr(QAGenModel, "log_probs", counted)
+    monkeypatch.setattr(QAGenModel, "read", counted)
     scorer = QualsScorer(tiny_qagen("llama"), QualsConfig(num_beams=8))
     candidates = [["red cat", "sun", "a dog", "red cat"], ["bob", "ann ran", "cat"]]
     rankings = rerank(DOCUMENTS, candidates, scorer)
-    assert read == [2]
+    assert lengths == [2]
     for document, of_document, ranking in zip(DOCUMENTS, candidates, rankings, strict=True):
         alone = [scorer.score([document], [text])[0].score for text in of_document]
         assert ranking.scores == pytest.approx(alone, abs=1e-4, nan_ok=True)

@@ -42,6 +42,14 @@ def test_balanced_accuracy_is_the_mean_over_both_kinds():
     assert calibrate.balanced_accuracy(called, labels) == pytest.approx((2 / 3 + 0) / 2)
 
 
+def test_threshold_is_the_strictest_that_is_as_good_as_the_best_to_one_standard_error():
+    apart = np.array([0.1, 0.2, 0.3, 0.5, 0.6, 0.8])
+    assert calibrate.strictest_threshold(apart, np.array([0, 0, 0, 1, 1, 1])) == 0.5  # 1.0, without any error
+    # Balanced accuracies 1/2, 3/4, 1/2 and 3/4; that of the second has an error of (1/4 / 2) ** 0.5 / 2.
+    mixed = np.array([0.2, 0.4, 0.6, 0.8])
+    assert calibrate.strictest_threshold(mixed, np.array([0, 1, 0, 1])) == 0.8
+
+
 def test_calibration_goes_into_the_configuration(tmp_path, monkeypatch, capsys):
     scores, labels = rows()
     scored = [

@@ -29,6 +29,7 @@ def test_row_of_a_result():
         "quals_probability": None,
         "quals_verdict": None,
         "quals_log_likelihood": None,
+        "quals_document_attention": None,
         "quals_num_pairs": 2,
         "quals_document_truncated": True,
         "quals_summary_truncated": False,

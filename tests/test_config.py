@@ -41,6 +41,12 @@ def test_broken_file_is_named(tmp_path, content):
         ({"passage_words": 0}, "passage_words must be at least 1"),
         ({"likelihood_weight": -1.0}, "likelihood_weight must be a number from 0 on, got -1.0"),
         ({"likelihood_weight": float("nan")}, "likelihood_weight must be a number from 0 on, got nan"),
+        ({"attention_weight": -1.0}, "attention_weight must be a number from 0 on, got -1.0"),
+        ({"attention_weight": 1.0}, "attention_weight=1.0 needs retrieval_heads; recipes/find_retrieval_heads.py"),
+        ({"retrieval_heads": 3}, "retrieval_heads must be pairs of a layer and a head, counted from 0, got 3"),
+        ({"retrieval_heads": [(1, 2, 3)]}, "retrieval_heads must be pairs"),
+        ({"retrieval_heads": [(1, -2)]}, "retrieval_heads must be pairs"),
+        ({"retrieval_heads": [(1, 2.0)]}, "retrieval_heads must be pairs"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
         ({"variant": ["answers"]}, r"variant must be one of .*, got \['answers'\]"),
         ({"calibration": {"slope": 1.0, "intercept": 0.0}}, "calibration must be a Calibration"),
@@ -56,6 +62,10 @@ def test_another_form_leaves_its_calibration_behind():
     assert config.but(num_beams=12) == QualsConfig(variant="answers", num_beams=12, calibration=Calibration(3.0, -1.5))
     assert config.but(variant="published") == QualsConfig(num_beams=30)
     assert QualsConfig(variant="answers", likelihood_weight=4.0).but(variant="published") == QualsConfig()
+    heads = ((1, 2), (0, 3))
+    attentive = QualsConfig(attention_weight=4.0, retrieval_heads=heads, calibration=Calibration(3.0, -1.5))
+    assert attentive.but(attention_weight=0.0) == QualsConfig(retrieval_heads=heads)
+    assert attentive.but(variant="answers") == QualsConfig(variant="answers", retrieval_heads=heads)
     calibrated = QualsConfig(likelihood_weight=4.0, calibration=Calibration(3.0, -1.5))
     assert calibrated.but(likelihood_weight=2.0) == QualsConfig(likelihood_weight=2.0)
     assert calibrated.but(likelihood_weight=4.0, num_beams=12).calibration == Calibration(3.0, -1.5)
@@ -67,3 +77,11 @@ def test_calibration_is_logistic():
     assert calibration.probability(1.0) == pytest.approx(0.7310585786)
     assert calibration.probability(-1e6) == 0.0  # overflows nowhere
     assert json.loads(json.dumps(QualsConfig(calibration=calibration).to_dict()))["calibration"]["slope"] == 2.0
+
+
+def test_retrieval_heads_are_saved_and_read_again(tmp_path):
+    config = QualsConfig(attention_weight=2.0, retrieval_heads=[[1, 2], [0, 3]])
+    assert config.retrieval_heads == ((1, 2), (0, 3))
+    config.save_pretrained(tmp_path)
+    assert QualsConfig.from_file(tmp_path / "quals_config.json") == config
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()

@@ -62,6 +62,7 @@ def test_rows_get_their_scores_and_statistics_come_back(source, tmp_path):
         "quals_probability",
         "quals_verdict",
         "quals_log_likelihood",
+        "quals_document_attention",
         "quals_num_pairs",
         "quals_document_truncated",
         "quals_summary_truncated",

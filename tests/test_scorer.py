@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import shutil
@@ -8,7 +9,16 @@ import torch
 from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsResult, QualsScorer, ScoredPair
-from hf_quals.quals.forms import VARIANTS, Calibration, answers, divergence, log_ratio, published, worst_pair
+from hf_quals.quals.forms import (
+    VARIANTS,
+    Calibration,
+    answers,
+    divergence,
+    document_attention,
+    log_ratio,
+    published,
+    worst_pair,
+)
 from hf_quals.quals.pairs import same_answer
 
 
@@ -139,6 +149,61 @@ def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whol
     assert beside.score == pytest.approx(alone.score, abs=1e-4, nan_ok=True)
 
 
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("shared", [True, False])
+def test_attention_of_heads_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(batch_size, shared, monkeypatch):
+    qagen = tiny_qagen("llama")
+    if not shared:  # as of models whose texts cannot be shared by their pairs
+        monkeypatch.setattr(qagen, "_shared_length", 0)
+    plain = QualsScorer(qagen, QualsConfig()).score(DOCUMENTS, SUMMARIES)
+    config = QualsConfig(attention_weight=3.0, likelihood_weight=2.0, retrieval_heads=((1, 3), (0, 1)))
+    results = QualsScorer(qagen, config).score(DOCUMENTS, SUMMARIES, batch_size=batch_size)
+    assert qagen.model.config._attn_implementation == "sdpa"
+    assert len({result.document_attention for result in results}) == len(set(SUMMARIES))
+    for document, summary, result, without in zip(DOCUMENTS, SUMMARIES, results, plain, strict=True):
+        shares = attention_alone(qagen, document, summary, config.retrieval_heads)
+        assert len(shares) == len(summary)
+        lowest = sorted(shares)[: -(-len(shares) // 3)]
+        assert result.document_attention == pytest.approx(sum(lowest) / len(lowest), abs=1e-5)
+        whole = 2.0 * mean_log_prob_alone(qagen, document, summary) - 3.0 * (1 - result.document_attention)
+        assert result.score == pytest.approx(without.score + whole, abs=1e-4)
+        assert QualsResult.from_dict(result.to_dict(), config).score == result.score
+
+
+def attention_alone(qagen, document, summary, heads):
+    """Of each of the summary's characters the share that rests on the document's, in a row of its own."""
+    (context,) = qagen.encode([document])
+    ids = qagen.tokenizer(summary, add_special_tokens=False)["input_ids"]
+    model = copy.deepcopy(qagen.model)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(torch.tensor([context.input_ids + ids]), output_attentions=True).attentions
+    # A document of n characters stands between nothing and the template's "?".
+    of_heads = [attentions[layer][0, head, -len(ids) :, : len(document)].sum(-1) for layer, head in heads]
+    return torch.stack(of_heads).mean(0).tolist()
+
+
+def test_the_lowest_third_of_the_attention_counts():
+    assert document_attention([0.9, 0.2, 0.8, 0.1, 0.9, 0.3, 0.7]) == pytest.approx((0.1 + 0.2 + 0.3) / 3)
+    assert document_attention([0.5, 0.4]) == 0.4
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_an_encoder_decoder_has_no_retrieval_heads(family):
+    scorer = QualsScorer(tiny_qagen(family), QualsConfig(attention_weight=1.0, retrieval_heads=((0, 0),)))
+    with pytest.raises(ValueError, match="retrieval_heads are of decoder-only models"):
+        scorer.score(DOCUMENTS, SUMMARIES)
+
+
+@pytest.mark.parametrize("head", [(2, 0), (0, 4)])
+def test_a_head_that_the_model_has_not_is_refused(head):
+    qagen = tiny_qagen("llama")
+    scorer = QualsScorer(qagen, QualsConfig(attention_weight=1.0, retrieval_heads=(head,)))
+    with pytest.raises(ValueError, match=f"2 layers of 4 heads; there is no head {head[1]} in layer {head[0]}"):
+        scorer.score(DOCUMENTS, SUMMARIES)
+    assert qagen.model.config._attn_implementation == "sdpa"
+
+
 # Of 160 positions 40 + 30 stay behind the longest prompt for a pair and an answer; a decoder's start takes one of 30.
 @pytest.mark.parametrize(("family", "positions", "left"), [("llama", 160, 70), ("bart", 30, 29)])
 def test_a_continuation_is_cut_to_what_is_left_of_the_positions_and_to_its_longest(family, positions, left):
@@ -153,8 +218,10 @@ def test_a_continuation_is_cut_to_what_is_left_of_the_positions_and_to_its_longe
 
 def test_likelihood_that_counts_must_be_given():
     pair = ScoredPair("q", "a", ("t",), (-1.0,), (-1.5,), 0)
-    with pytest.raises(ValueError, match=r"likelihood_weight=2.0 needs the summary.s log_likelihood"):
+    with pytest.raises(ValueError, match=r"likelihood_weight=2.0 needs what the document makes of the summary"):
         QualsConfig(likelihood_weight=2.0).score([pair], None)
+    with pytest.raises(ValueError, match=r"attention_weight=2.0 needs what the document makes of the summary"):
+        QualsConfig(attention_weight=2.0, retrieval_heads=((0, 0),)).score([pair], -1.0)
 
 
 def test_without_a_pair_there_is_no_score_whatever_the_likelihood():
@@ -202,13 +269,13 @@ def test_a_bar_is_shown_where_it_is_wanted(asked, shown, capsys):
 
 def test_document_is_computed_once_for_all_its_summaries(scorer, monkeypatch):
     documents = []
-    log_probs = scorer.model.log_probs
+    read = scorer.model.read
 
     def spy(texts, pairs, **options):
         documents.extend(texts)
-        return log_probs(texts, pairs, **options)
+        return read(texts, pairs, **options)
 
-    monkeypatch.setattr(scorer.model, "log_probs", spy)
+    monkeypatch.setattr(scorer.model, "read", spy)
     scorer.score(DOCUMENTS, SUMMARIES)
     assert len(documents) == 2
 

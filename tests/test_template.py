@@ -86,6 +86,20 @@ def test_text_too_long_loses_its_end_but_no_marker(family, around):
     assert not short.truncated
 
 
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_the_span_of_a_text_holds_what_was_kept_of_it_and_nothing_else(family):
+    tokenizer = tiny_tokenizer(family)
+    template = QATemplate(prompt="read {text}?", pair=TINY_TEMPLATE.pair)
+    encoded = template.encode_texts(
+        tokenizer, ["lewis", "b" * 90], max_length=20, is_encoder_decoder=family != "llama"
+    )
+    short, long = (tokenizer.decode(text.input_ids[slice(*text.text_span)]) for text in encoded)
+    assert short.strip() == "lewis"
+    assert len(long) > 8
+    assert set(long.strip()) == {"b"}
+    assert tokenizer.decode(encoded[1].input_ids).count("b") == len(long.strip())
+
+
 def test_max_length_without_room_for_text_is_refused():
     with pytest.raises(ValueError, match="max_length=1 leaves no room"):
         TINY_TEMPLATE.encode_texts(tiny_tokenizer("llama"), ["abc"], max_length=1, is_encoder_decoder=False)

@@ -61,10 +61,10 @@ class QualsConfig:
         likelihood_weight (`float`, *optional*, defaults to 0.0): What of the summary's own likelihood is added to the
             form: this many times the mean of log p(token | document, tokens before) over the summary's tokens, read
             where a pair would begin. Questions ask for single facts; what none of them asks for is read here.
-        attention_weight (`float`, *optional*, defaults to 0.0): What of the attention to the document is added: this
-            many times the share of the attention of `retrieval_heads` that rests on it in the same reading
-            ([`~hf_quals.quals.forms.document_attention`]). Heads that copy look back to where a token stands in the
-            document; what is not there they do not find. Decoder-only models.
+        attention_weight (`float`, *optional*, defaults to 0.0): What attention that does not rest on the document
+            costs: this many times its share, of the `retrieval_heads` in the same reading (1 minus
+            [`~hf_quals.quals.forms.document_attention`]), is taken off. Heads that copy look back to where a token
+            stands in the document; what is not there they do not find. Decoder-only models.
         retrieval_heads (`tuple[tuple[int, int], ...]`, *optional*): Layers and heads of the model
             (`recipes/find_retrieval_heads.py`), which `attention_weight` needs.
         document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
@@ -113,11 +113,8 @@ class QualsConfig:
         for name in ("likelihood_weight", "attention_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}.")
-        heads = tuple(tuple(head) for head in self.retrieval_heads)
-        if not all(len(head) == 2 and all(isinstance(n, int) and n >= 0 for n in head) for head in heads):
-            raise ValueError(f"retrieval_heads must be pairs of a layer and a head, got {self.retrieval_heads!r}.")
-        object.__setattr__(self, "retrieval_heads", heads)  # JSON has lists
-        if self.attention_weight and not heads:
+        object.__setattr__(self, "retrieval_heads", _heads(self.retrieval_heads))  # JSON has lists
+        if self.attention_weight and not self.retrieval_heads:
             raise ValueError(
                 f"attention_weight={self.attention_weight} needs retrieval_heads; recipes/find_retrieval_heads.py "
                 "finds those of a model."
@@ -163,19 +160,19 @@ class QualsConfig:
             `ValueError`: if one of them counts and is not given.
         """
         score = VARIANTS[self.variant](pairs)
-        for name, weight, value in (
-            ("likelihood_weight", self.likelihood_weight, log_likelihood),
-            ("attention_weight", self.attention_weight, document_attention),
+        for name, weight, value, best in (
+            ("likelihood_weight", self.likelihood_weight, log_likelihood, 0),
+            ("attention_weight", self.attention_weight, document_attention, 1),
         ):
             if weight and pairs:
                 if value is None:
                     raise ValueError(f"{name}={weight} needs what the document makes of the summary, got none.")
-                score += weight * value
+                score -= weight * (best - value)
         return score
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""
-        return asdict(self)
+        return {**asdict(self), "retrieval_heads": [list(head) for head in self.retrieval_heads]}
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes `quals_config.json` into `save_directory`."""
@@ -202,6 +199,16 @@ class QualsConfig:
         except (TypeError, AttributeError, ValueError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise InputError(f"{path} is no configuration of QUALS: {error}. Its fields are {known}.") from error
+
+
+def _heads(given: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        heads = tuple((layer, head) for layer, head in given)
+    except (TypeError, ValueError):
+        heads = ((-1, -1),)
+    if not all(type(number) is int and number >= 0 for head in heads for number in head):
+        raise ValueError(f"retrieval_heads must be pairs of a layer and a head, counted from 0, got {given!r}.")
+    return heads
 
 
 def find_config(
