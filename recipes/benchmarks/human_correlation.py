@@ -383,11 +383,17 @@ def swap_cells(scores: Scores) -> list[str]:
     return [f"{higher} of {len(scores)}"]
 
 
+# What a result holds of the summary as a whole, where it counts.
+PARTS = ("log_likelihood", "document_attention")
+
+
 def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Scores]:
-    """The score as configured, and every form of it from the pairs of whole results."""
+    """The score as configured, every form of it from the pairs of whole results, and what else it counts by itself."""
     pairs = [[pairs_of(result) for result in row] for row in rows]
+    parts = {part: [[result[part] for result in row] for row in rows] for part in PARTS}
     return {
         f"{name}, as configured": [[result["score"] for result in row] for row in rows],
+        **{f"{name}, `{part}` alone": of_rows for part, of_rows in parts.items() if of_rows[0][0] is not None},
         **{
             f"{name}, form `{variant}`": [[nan_to_none(form(part)) for part in row] for row in pairs]
             for variant, form in VARIANTS.items()
