@@ -66,8 +66,8 @@ def fit(scores: np.ndarray, labels: np.ndarray) -> Calibration:
 def strictest_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """
     The highest probability that, as a threshold, tells consistent rows from others as well as the best one does, to
-    one standard error of that one's balanced accuracy. Few rows make many thresholds as good as each other, and to call
-    a wrong summary supported is the worse mistake.
+    one standard error of that one's balanced accuracy. Few rows make many thresholds as good as each other, and to
+    call a wrong summary supported is the worse mistake.
     """
     thresholds = np.unique(probabilities)
     accuracies = np.array([balanced_accuracy(probabilities >= threshold, labels) for threshold in thresholds])

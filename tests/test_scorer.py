@@ -151,7 +151,7 @@ def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whol
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("shared", [True, False])
-def test_attention_of_heads_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(batch_size, shared, monkeypatch):
+def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(batch_size, shared, monkeypatch):
     qagen = tiny_qagen("llama")
     if not shared:  # as of models whose texts cannot be shared by their pairs
         monkeypatch.setattr(qagen, "_shared_length", 0)
