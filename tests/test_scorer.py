@@ -3,12 +3,14 @@ import json
 import math
 import shutil
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsResult, QualsScorer, ScoredPair
+from hf_quals.qagen.attention import eager_attention
 from hf_quals.quals.forms import (
     VARIANTS,
     Calibration,
@@ -168,6 +170,17 @@ def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weig
         whole = 2.0 * mean_log_prob_alone(qagen, document, summary) - 3.0 * (1 - result.document_attention)
         assert result.score == pytest.approx(without.score + whole, abs=1e-4)
         assert QualsResult.from_dict(result.to_dict(), config).score == result.score
+
+
+def test_no_thread_computes_while_another_has_changed_how_the_model_computes_attention():
+    scorer = QualsScorer(tiny_qagen("llama"), QualsConfig(num_beams=8))
+    expected = scorer.score(DOCUMENTS[0], SUMMARIES[0])
+    with ThreadPoolExecutor(1) as threads:
+        with eager_attention(scorer.model.model):
+            other = threads.submit(scorer.score, DOCUMENTS[0], SUMMARIES[0])
+            with pytest.raises(TimeoutError):
+                other.result(timeout=3)
+        assert other.result(timeout=60).selection == expected.selection
 
 
 def attention_alone(qagen, document, summary, heads):

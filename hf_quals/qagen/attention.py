@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 """A layer and a head of it, counted from 0."""
 
-# Of a model that several threads use one at a time changes how it computes attention.
-_changing = threading.RLock()
+one_at_a_time = threading.RLock()
+"""Held while a model computes: how it computes attention is its state, which another thread must not meet half-way."""
 
 
 class Lookback(NamedTuple):
@@ -42,7 +42,7 @@ class Lookback(NamedTuple):
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Computes attention so that its weights can be seen."""
-    with _changing:
+    with one_at_a_time:
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
         try:

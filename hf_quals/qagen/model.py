@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
-from .attention import Head, Lookback
+from .attention import Head, Lookback, one_at_a_time
 from .decoding import diverse_beam_search
 from .loading import load
 from .proof import evaluated, shareable_length
@@ -307,18 +307,19 @@ class QAGenModel:
             )
             longest = max(map(len, input_ids)) + max_new_tokens
             branching = not self.is_encoder_decoder and num_beam_groups == num_beams and longest <= self._shared_length
-            output = self.model.generate(
-                input_ids=padded,
-                attention_mask=attention_mask,
-                custom_generate=partial(diverse_beam_search, branching=branching),
-                num_beams=num_beams,
-                num_beam_groups=num_beam_groups,
-                num_return_sequences=num_beams,
-                diversity_penalty=diversity_penalty,
-                min_new_tokens=min_new_tokens,
-                max_new_tokens=max_new_tokens,
-                return_dict_in_generate=True,
-            )
+            with one_at_a_time:
+                output = self.model.generate(
+                    input_ids=padded,
+                    attention_mask=attention_mask,
+                    custom_generate=partial(diverse_beam_search, branching=branching),
+                    num_beams=num_beams,
+                    num_beam_groups=num_beam_groups,
+                    num_return_sequences=num_beams,
+                    diversity_penalty=diversity_penalty,
+                    min_new_tokens=min_new_tokens,
+                    max_new_tokens=max_new_tokens,
+                    return_dict_in_generate=True,
+                )
             log_probs = output.token_log_probs.float().cpu()
             generated = output.sequences[:, -log_probs.shape[1] :].cpu()
             for number, (ids, scores) in enumerate(zip(generated.tolist(), log_probs.tolist(), strict=True)):
@@ -494,7 +495,9 @@ class QAGenModel:
             )
             shared = read_from_encoder if self.is_encoder_decoder else read_behind_prompts
             read = shared if longest <= self._shared_length else read_alone
-            for row, values in zip(rows, read(self, contexts, of_rows), strict=True):
+            with one_at_a_time:
+                of_batch = read(self, contexts, of_rows)
+            for row, values in zip(rows, of_batch, strict=True):
                 results[row] = values
             if on_batch is not None:
                 on_batch(len(rows))
