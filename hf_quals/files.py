@@ -19,6 +19,11 @@ def lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+def brief(value: Any) -> str:
+    """A value as text, of a long list its length."""
+    return f"({len(value)})" if isinstance(value, list) and len(value) > 4 else str(value)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """

@@ -50,7 +50,15 @@ def fit(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     Args:
         scores (`np.ndarray` of shape `(rows,)`): Scores.
         labels (`np.ndarray` of shape `(rows,)`): 1 where people call the summary consistent, else 0.
+
+    Raises:
+        `ValueError`: if all rows are of one kind.
     """
+    if len(set(labels.tolist())) < 2:
+        raise ValueError(
+            f"A calibration needs consistent summaries and others: of {len(labels)} rows, a part of the judged ones, "
+            "all are of one kind. Judge more summaries."
+        )
 
     def loss(parameters: np.ndarray) -> float:
         logits = parameters[0] * scores + parameters[1]
@@ -60,7 +68,8 @@ def fit(scores: np.ndarray, labels: np.ndarray) -> Calibration:
     slope, intercept = minimize(loss, np.zeros(2)).x
     calibration = Calibration(round(float(slope), 4), round(float(intercept), 4))
     probabilities = np.array([calibration.probability(score) for score in scores])
-    return replace(calibration, threshold=round(strictest_threshold(probabilities, labels), 4))
+    # Rounded down, so that the row that it is of stays above it.
+    return replace(calibration, threshold=math.floor(strictest_threshold(probabilities, labels) * 1e4) / 1e4)
 
 
 def strictest_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:

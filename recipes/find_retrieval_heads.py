@@ -1,6 +1,7 @@
 """
-Finds a model's retrieval heads (https://huggingface.co/papers/2404.15574): those that look at an answer where it
-stands in the passage while they read it behind its question.
+Finds a model's retrieval heads: those that look at an answer where it stands in the passage while they read it behind
+its question. (The paper that named them, https://huggingface.co/papers/2404.15574, counts where a head looks most
+while a token is written; here it is the share of its attention while the token is read, as the score has it.)
 
     python recipes/find_retrieval_heads.py --data squad.json --config quals_config.json
 
@@ -11,9 +12,10 @@ the configuration, which counts them with its `attention_weight`. Decoder-only m
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -55,10 +57,10 @@ def attention_to_answers(qagen: QAGenModel, passages: Sequence[Passage], seed: i
         `torch.Tensor` of shape `(layers, heads)`: of each passage that fits the model.
 
     Raises:
-        `ValueError`: if the model is an encoder–decoder.
+        `ValueError`: if the model is an encoder–decoder, or writes the answer first.
     """
-    if qagen.is_encoder_decoder:
-        raise ValueError("Retrieval heads are of decoder-only models.")
+    if qagen.is_encoder_decoder or not qagen.template.question_first:
+        raise ValueError("Retrieval heads are found in decoder-only models that write the question before the answer.")
     draw = random.Random(seed)
     head_of_prompt = qagen.template.prompt.split("{text}")[0]
     before_answer = qagen.template.pair.split("{answer}")[0].rstrip(" ")
@@ -85,9 +87,7 @@ def attention_to_answers(qagen: QAGenModel, passages: Sequence[Passage], seed: i
 
 def best_heads(shares: torch.Tensor, number: int) -> tuple[Head, ...]:
     """The heads with the largest shares, of shape `(layers, heads)`, best first."""
-    layers, heads = shares.shape
-    if not 1 <= number <= layers * heads:
-        raise ValueError(f"num_heads must lie between 1 and the model's {layers * heads} heads, got {number}.")
+    heads = shares.shape[1]
     order = shares.flatten().argsort(descending=True, stable=True)[:number]
     return tuple((index // heads, index % heads) for index in order.tolist())
 
@@ -102,15 +102,28 @@ def main():
     passages = [passage for passage in map(in_normal_form, load_squad(args.data)) if passage.pairs]
     random.Random(args.seed).shuffle(passages)
     qagen = QAGenModel.from_pretrained(args.model, dtype=args.dtype)
-    shares = list(attention_to_answers(qagen, tqdm(passages[: args.num_questions], unit=" questions"), args.seed))
+    of_model = qagen.model.config.get_text_config()
+    most = of_model.num_hidden_layers * of_model.num_attention_heads
+    if not 1 <= args.num_heads <= most:
+        raise ValueError(f"num_heads must lie between 1 and the model's {most} heads, got {args.num_heads}.")
+    found = attention_to_answers(qagen, passages, args.seed)
+    shares = list(tqdm(itertools.islice(found, args.num_questions), total=args.num_questions, unit=" questions"))
     if not shares:
         raise ValueError(f"No question of {args.data} could be read: its passages are longer than the model reads.")
     mean = torch.stack(shares).mean(0)
     heads = best_heads(mean, args.num_heads)
-    replace(config, retrieval_heads=heads).save_pretrained(path.parent)
-    print(f"{path}: {len(heads)} of {mean.numel()} heads, best first, with the share of their attention on the answer")
+    changed = config.but(retrieval_heads=heads)
+    changed.save_pretrained(path.parent)
+    print(
+        f"{len(shares)} questions were read. {path}: {len(heads)} of {mean.numel()} heads, best first, with the share"
+    )
+    print("of their attention that rests on the answer")
     for layer, head in heads:
         print(f"  layer {layer}, head {head}: {mean[layer, head]:.2f}")
+    if changed.calibration != config.calibration:
+        print("The calibration was fitted to other heads and is left out: calibrate anew.")
+    if not changed.attention_weight:
+        print("They count once attention_weight is set, which is 0.")
 
 
 if __name__ == "__main__":

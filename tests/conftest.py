@@ -79,7 +79,10 @@ def machine(shared: bool) -> Iterator[None]:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         fcntl.flock(gate, fcntl.LOCK_UN)
-        yield
+        try:
+            yield
+        finally:  # said, and not left to closing: what a test has forked may hold the file open
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -50,6 +50,18 @@ def test_threshold_is_the_strictest_that_is_as_good_as_the_best_to_one_standard_
     assert calibrate.strictest_threshold(mixed, np.array([0, 1, 0, 1])) == 0.8
 
 
+def test_rows_of_one_kind_are_refused():
+    with pytest.raises(ValueError, match="needs consistent summaries and others: of 3 rows"):
+        calibrate.fit(np.array([0.1, 0.2, 0.3]), np.array([1, 1, 1]))
+
+
+def test_the_row_of_the_threshold_is_supported():
+    scores, labels = rows(60)
+    calibration = calibrate.fit(scores, labels)
+    probabilities = [calibration.probability(score) for score in scores]
+    assert 0 <= min(p - calibration.threshold for p in probabilities if p >= calibration.threshold) < 1e-4
+
+
 def test_calibration_goes_into_the_configuration(tmp_path, monkeypatch, capsys):
     scores, labels = rows()
     scored = [

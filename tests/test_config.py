@@ -45,6 +45,7 @@ def test_broken_file_is_named(tmp_path, content):
         ({"attention_weight": 1.0}, "attention_weight=1.0 needs retrieval_heads; recipes/find_retrieval_heads.py"),
         ({"retrieval_heads": 3}, "retrieval_heads must be pairs of a layer and a head, counted from 0, got 3"),
         ({"retrieval_heads": [(1, 2, 3)]}, "retrieval_heads must be pairs"),
+        ({"retrieval_heads": [(1, 2), (1, 2)]}, "retrieval_heads must differ from each other"),
         ({"retrieval_heads": [(1, -2)]}, "retrieval_heads must be pairs"),
         ({"retrieval_heads": [(1, 2.0)]}, "retrieval_heads must be pairs"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
@@ -65,6 +66,9 @@ def test_another_form_leaves_its_calibration_behind():
     heads = ((1, 2), (0, 3))
     attentive = QualsConfig(attention_weight=4.0, retrieval_heads=heads, calibration=Calibration(3.0, -1.5))
     assert attentive.but(attention_weight=0.0) == QualsConfig(retrieval_heads=heads)
+    assert attentive.but(retrieval_heads=((1, 1),)).calibration is None
+    unweighted = QualsConfig(retrieval_heads=heads, calibration=Calibration(3.0, -1.5))
+    assert unweighted.but(retrieval_heads=()).calibration == Calibration(3.0, -1.5)
     assert attentive.but(variant="answers") == QualsConfig(variant="answers", retrieval_heads=heads)
     calibrated = QualsConfig(likelihood_weight=4.0, calibration=Calibration(3.0, -1.5))
     assert calibrated.but(likelihood_weight=2.0) == QualsConfig(likelihood_weight=2.0)

@@ -11,6 +11,8 @@ from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsResult, QualsScorer, ScoredPair
 from hf_quals.qagen.attention import eager_attention
+from hf_quals.qagen.template import EncodedText
+from hf_quals.quals.explain import as_text
 from hf_quals.quals.forms import (
     VARIANTS,
     Calibration,
@@ -151,9 +153,13 @@ def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whol
     assert beside.score == pytest.approx(alone.score, abs=1e-4, nan_ok=True)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-@pytest.mark.parametrize("shared", [True, False])
-def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(batch_size, shared, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch_size", "shared", "chunk"), [(1, True, 64), (8, True, 64), (8, True, 8), (8, False, 64)]
+)
+def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(
+    batch_size, shared, chunk, monkeypatch
+):
+    monkeypatch.setattr("hf_quals.qagen.reading._CHUNK_SEEN", chunk)
     qagen = tiny_qagen("llama")
     if not shared:  # as of models whose texts cannot be shared by their pairs
         monkeypatch.setattr(qagen, "_shared_length", 0)
@@ -196,6 +202,23 @@ def attention_alone(qagen, document, summary, heads):
     return torch.stack(of_heads).mean(0).tolist()
 
 
+def test_attention_counts_without_the_likelihood_which_is_told():
+    config = QualsConfig(attention_weight=3.0, retrieval_heads=((1, 3),), passage_words=5)
+    plain = QualsScorer(tiny_qagen("llama"), QualsConfig(passage_words=5)).score(DOCUMENTS[0], SUMMARIES[0])
+    result = QualsScorer(tiny_qagen("llama"), config).score(DOCUMENTS[0], SUMMARIES[0])
+    assert result.passages == plain.passages
+    assert result.score == pytest.approx(plain.score - 3.0 * (1 - result.document_attention), abs=1e-4)
+    assert result.log_likelihood < 0
+    assert f"where it is lowest, {result.document_attention:.2f}" in as_text(SUMMARIES[0], result)
+
+
+def test_of_a_text_without_its_span_no_attention_is_told():
+    qagen = tiny_qagen("llama")
+    text = EncodedText(qagen.encode(["ann won"])[0].input_ids, truncated=False)
+    with pytest.raises(ValueError, match=r"needs its text_span, got \(0, 0\)"):
+        qagen.read([text], [[qagen.as_continuation("bob won")[0]]], answers=False, retrieval_heads=[(0, 0)])
+
+
 def test_the_lowest_third_of_the_attention_counts():
     assert document_attention([0.9, 0.2, 0.8, 0.1, 0.9, 0.3, 0.7]) == pytest.approx((0.1 + 0.2 + 0.3) / 3)
     assert document_attention([0.5, 0.4]) == 0.4
@@ -203,18 +226,15 @@ def test_the_lowest_third_of_the_attention_counts():
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_an_encoder_decoder_has_no_retrieval_heads(family):
-    scorer = QualsScorer(tiny_qagen(family), QualsConfig(attention_weight=1.0, retrieval_heads=((0, 0),)))
     with pytest.raises(ValueError, match="retrieval_heads are of decoder-only models"):
-        scorer.score(DOCUMENTS, SUMMARIES)
+        QualsScorer(tiny_qagen(family), QualsConfig(attention_weight=1.0, retrieval_heads=((0, 0),)))
 
 
 @pytest.mark.parametrize("head", [(2, 0), (0, 4)])
 def test_a_head_that_the_model_has_not_is_refused(head):
-    qagen = tiny_qagen("llama")
-    scorer = QualsScorer(qagen, QualsConfig(attention_weight=1.0, retrieval_heads=(head,)))
     with pytest.raises(ValueError, match=f"2 layers of 4 heads; there is no head {head[1]} in layer {head[0]}"):
-        scorer.score(DOCUMENTS, SUMMARIES)
-    assert qagen.model.config._attn_implementation == "sdpa"
+        QualsScorer(tiny_qagen("llama"), QualsConfig(attention_weight=1.0, retrieval_heads=(head,)))
+    QualsScorer(tiny_qagen("llama"), QualsConfig(retrieval_heads=(head,)))  # where it does not count
 
 
 # Of 160 positions 40 + 30 stay behind the longest prompt for a pair and an answer; a decoder's start takes one of 30.

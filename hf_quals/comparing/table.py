@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import as_cell, as_markdown, markdown_table, nan_to_none
+from ..files import as_cell, as_markdown, brief, markdown_table, nan_to_none
 from .statistics import bootstrap_interval, paired_test
 
 
@@ -136,7 +136,7 @@ class ScoreTable:
     def _notes(self) -> list[str]:
         notes = [f"- Documents: {self.num_documents}"]
         for name, settings in self.settings.items():
-            facts = [f"{what} {value}" for what, value in settings.items()]
+            facts = [f"{what} {brief(value)}" for what, value in settings.items()]
             if self.truncated.get(name):
                 num_summaries = self.num_documents * len(self.systems)
                 facts.append(f"end of a text not seen: {self.truncated[name]} of {num_summaries} summaries")

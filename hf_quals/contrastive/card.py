@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.trainer_utils import has_length
 
-from ..files import replacing
+from ..files import brief, replacing
 from ..scorers import Scorer
 from .tables import markdown
 
@@ -73,7 +73,9 @@ def add_contrastive_training(
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_public(value)}" for name, value in settings.items() if value not in (None, "", False))
+    return ", ".join(
+        f"{name} {brief(_public(value))}" for name, value in settings.items() if value not in (None, "", False, [])
+    )
 
 
 def _public(value: Any) -> Any:

@@ -31,7 +31,8 @@ class Lookback(NamedTuple):
     Args:
         heads (`tuple[tuple[int, int], ...]`): Layers and heads.
         start (`int`): The first token of the text in its prompt.
-        stop (`int`): The one behind its last.
+        stop (`int`): The one behind its last. The last token of a prompt, which is read with what follows, counts for
+            no text: templates end with words of their own.
     """
 
     heads: tuple[Head, ...]
@@ -41,11 +42,18 @@ class Lookback(NamedTuple):
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Computes attention so that its weights can be seen."""
+    """
+    Computes attention so that its weights can be seen.
+
+    Raises:
+        `ValueError`: if the model cannot.
+    """
     with one_at_a_time:
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
         try:
+            if model.config._attn_implementation != "eager":
+                raise ValueError(f"{type(model).__name__} cannot show its attention: it cannot be set to 'eager'.")
             yield
         finally:
             model.set_attn_implementation(before)
@@ -62,16 +70,7 @@ def attention_share(attentions: Sequence[torch.Tensor], heads: Sequence[Head], c
 
     Returns:
         `torch.Tensor` of shape `(rows, queries)`, in float32, in [0, 1].
-
-    Raises:
-        `ValueError`: if the model has no such head.
     """
-    for layer, head in heads:
-        if layer >= len(attentions) or head >= attentions[layer].shape[1]:
-            raise ValueError(
-                f"The model has {len(attentions)} layers of {attentions[0].shape[1]} heads; there is no head "
-                f"{head} in layer {layer}. Heads are found for a model with recipes/find_retrieval_heads.py."
-            )
     width = columns.shape[1]
     shares = [(attentions[layer][:, head, :, :width].float() * columns[:, None]).sum(-1) for layer, head in heads]
     return torch.stack(shares).mean(0)

@@ -393,16 +393,17 @@ class QAGenModel:
         """
         if answers:
             self._check_asked()
-        if retrieval_heads and self.is_encoder_decoder:
-            raise ValueError(
-                "retrieval_heads are of decoder-only models: an encoder–decoder's decoder sees the text by "
-                "cross-attention alone, all of which rests on it."
-            )
+        if retrieval_heads:
+            self.check_heads(retrieval_heads)
 
         def asked_for(pair: QAPair, text: EncodedText) -> Asked:
             if pair.is_pair:
                 return Asked(list(pair.token_ids), *((pair.answer_start, max_new_tokens) if answers else ()))
-            lookback = Lookback(tuple(retrieval_heads), *text.text_span) if retrieval_heads else None
+            if not retrieval_heads:
+                return Asked(list(pair.token_ids))
+            if text.text_span[0] >= text.text_span[1]:
+                raise ValueError(f"The attention to a text needs its text_span, got {text.text_span}.")
+            lookback = Lookback(tuple(retrieval_heads), *text.text_span)
             return Asked(list(pair.token_ids), lookback=lookback)
 
         encoded = self._encoded(documents)
@@ -457,6 +458,27 @@ class QAGenModel:
             [self._decode_answer(read.answer) for read in row]
             for row in self._read_all(texts, wanted, "questions", batch_size, on_batch)
         ]
+
+    def check_heads(self, heads: Sequence[Head]) -> None:
+        """
+        Refuses heads that the model has not.
+
+        Raises:
+            `ValueError`: for an encoder–decoder, or if a layer or head is none of the model's.
+        """
+        if self.is_encoder_decoder:
+            raise ValueError(
+                "retrieval_heads are of decoder-only models: an encoder–decoder's decoder sees the text by "
+                "cross-attention alone, all of which rests on it."
+            )
+        config = self.model.config.get_text_config()
+        layers, num_heads = config.num_hidden_layers, config.num_attention_heads
+        for layer, head in heads:
+            if layer >= layers or head >= num_heads:
+                raise ValueError(
+                    f"The model has {layers} layers of {num_heads} heads; there is no head {head} in layer {layer}. "
+                    "recipes/find_retrieval_heads.py finds the heads of a model."
+                )
 
     def _check_asked(self) -> None:
         if not self.template.pair.endswith("{answer}"):

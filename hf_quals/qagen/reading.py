@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The most tokens of pairs scored in one forward pass for a document: bounds the attention mask and the logits.
 _CHUNK_TOKENS = 512
+# The most of them whose attention is looked at at once: its weights of all layers are in memory together.
+_CHUNK_SEEN = 64
 # Widths are multiples of this: on CPUs every new shape has its matrix products compiled anew and kept in memory.
 _WIDTH = 16
 
@@ -82,7 +84,9 @@ def read_alone(qagen: QAGenModel, contexts: list[list[int]], asked: list[list[As
 def _attention_alone(qagen: QAGenModel, context: list[int], ids: list[int], lookback: Lookback) -> tuple[float, ...]:
     with eager_attention(qagen.model):
         output = qagen.model(
-            input_ids=torch.tensor([context + ids], device=qagen.device), output_attentions=True, use_cache=False
+            input_ids=torch.tensor([context + ids], device=qagen.device),
+            output_attentions=True,
+            use_cache=False,
         )
     shares = attention_share(output.attentions, lookback.heads, _is_text([context], [lookback], 0, qagen.device))
     return tuple(shares[0, -len(ids) :].tolist())
@@ -154,15 +158,19 @@ def _attention_behind_prompts(
     qagen: QAGenModel, branches: Branches, contexts: list[list[int]], asked: list[list[Asked]]
 ) -> list[Iterator[tuple[float, ...]]]:
     """
-    The attention to its text of what is asked for it, in the order of each row. Its tokens are read by themselves, few
-    as they are: weights of attention that can be seen take memory, of all layers at once.
+    The attention to its text of what is asked for it, in the order of each row, in a pass of its own: attention that
+    can be seen is slow, and takes memory.
     """
     wanted = [[one for one in row if one.lookback is not None] for row in asked]
     looked: list[list[tuple[float, ...]]] = [[] for _ in contexts]
-    for chunk in _chunks(wanted, _CHUNK_TOKENS):
+    for chunk in _chunks(wanted, _CHUNK_SEEN):
         packed = _packed(qagen, contexts, chunk)
         with eager_attention(qagen.model):
-            attentions = branches.extend(*packed.tensors(qagen.device), output_attentions=True).attentions
+            attentions = branches.extend(
+                *packed.tensors(qagen.device),
+                output_attentions=True,
+                logits_to_keep=torch.tensor([0], device=qagen.device),
+            ).attentions
         lookbacks = [row[0].lookback if row else None for row in chunk]
         is_text = _is_text(contexts, lookbacks, branches.prompt_mask.shape[1], qagen.device)
         heads = next(lookback.heads for lookback in lookbacks if lookback is not None)

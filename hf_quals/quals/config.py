@@ -62,9 +62,9 @@ class QualsConfig:
             form: this many times the mean of log p(token | document, tokens before) over the summary's tokens, read
             where a pair would begin. Questions ask for single facts; what none of them asks for is read here.
         attention_weight (`float`, *optional*, defaults to 0.0): What attention that does not rest on the document
-            costs: this many times its share, of the `retrieval_heads` in the same reading (1 minus
-            [`~hf_quals.quals.forms.document_attention`]), is taken off. Heads that copy look back to where a token
-            stands in the document; what is not there they do not find. Decoder-only models.
+            costs: this many times its share (1 minus [`~hf_quals.quals.forms.document_attention`]), of the
+            `retrieval_heads` while the model reads the summary behind the document, is taken off. Heads that copy look
+            back to where a token stands in the document; what is not there they do not find. Decoder-only models.
         retrieval_heads (`tuple[tuple[int, int], ...]`, *optional*): Layers and heads of the model
             (`recipes/find_retrieval_heads.py`), which `attention_weight` needs.
         document_answers (`bool`, *optional*, defaults to `False`): Whether the model answers each question from the
@@ -124,17 +124,16 @@ class QualsConfig:
 
     def but(self, **changes: Any) -> QualsConfig:
         """
-        This configuration with other numbers. Another `variant` leaves out what is read of the summary as a whole,
-        and another `variant`, `likelihood_weight` or `attention_weight` the calibration, which was fitted to the old
-        ones.
+        This configuration with other numbers. Another `variant` leaves out what is read of the summary as a whole, and
+        whatever makes another score of the same pairs leaves out the calibration, which was fitted to the old one.
         """
         if changes.get("variant", self.variant) != self.variant:
             changes = {"likelihood_weight": 0.0, "attention_weight": 0.0, **changes}
-        is_another_score = any(
-            changes.get(name, getattr(self, name)) != getattr(self, name)
-            for name in ("variant", "likelihood_weight", "attention_weight")
-        )
-        return replace(self, **({"calibration": None} if is_another_score else {}) | changes)
+        changed = replace(self, **changes)
+        names = ["variant", "likelihood_weight", "attention_weight"]
+        names += ["retrieval_heads"] if changed.attention_weight else []
+        is_another_score = any(getattr(changed, name) != getattr(self, name) for name in names)
+        return replace(changed, calibration=None) if is_another_score and "calibration" not in changes else changed
 
     @property
     def reads_whole(self) -> bool:
@@ -208,6 +207,8 @@ def _heads(given: Any) -> tuple[tuple[int, int], ...]:
         heads = ((-1, -1),)
     if not all(type(number) is int and number >= 0 for head in heads for number in head):
         raise ValueError(f"retrieval_heads must be pairs of a layer and a head, counted from 0, got {given!r}.")
+    if len(set(heads)) < len(heads):
+        raise ValueError(f"retrieval_heads must differ from each other, got {given!r}.")
     return heads
 
 

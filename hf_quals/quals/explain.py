@@ -72,7 +72,7 @@ def what_it_says(result: QualsResult | None) -> str:
 
 
 def remarks(result: QualsResult | None) -> list[str]:
-    """A sentence on the summary as a whole, where that counts, and those of [`not_seen`]."""
+    """A sentence on the summary as a whole, where it was read, and those of [`not_seen`]."""
     if result is None or result.log_likelihood is None:
         return not_seen(result)
     whole = f"Read as a whole: mean log p of its tokens given the document {result.log_likelihood:.2f}"

@@ -132,8 +132,8 @@ class QualsResult:
     summary_truncated: bool
     passages: tuple[tuple[int, int], ...] = ()
     log_likelihood: float | None = None
-    document_attention: float | None = None
     config: QualsConfig = field(default_factory=QualsConfig)
+    document_attention: float | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -253,6 +253,9 @@ class QualsScorer(Scorer):
         model (`QAGenModel`): The model that writes and scores pairs.
         config (`QualsConfig`, *optional*): Every number of the score; the published form if left out.
 
+    Raises:
+        `ValueError`: if attention counts and the model has not the configuration's `retrieval_heads`.
+
     Example:
 
     ```python
@@ -269,6 +272,10 @@ class QualsScorer(Scorer):
 
     name: ClassVar[str] = "quals"  # type: ignore[misc]
     reads_references: ClassVar[bool] = False  # type: ignore[misc]
+
+    def __post_init__(self):
+        if self.config.attention_weight:
+            self.model.check_heads(self.config.retrieval_heads)
 
     @classmethod
     def from_pretrained(
@@ -295,8 +302,8 @@ class QualsScorer(Scorer):
                 Every number of the score. Left out: the `quals_config.json` of adapter or model; the published form
                 for those that have none.
             num_beams, max_pairs, max_length, variant (*optional*):
-                Take the place of the configuration's. Another variant leaves out its calibration and the likelihood of
-                the summary.
+                Take the place of the configuration's. Another variant leaves out its calibration, and what is read of
+                the summary as a whole.
 
         Raises:
             `OSError`: if the model or one of its files cannot be found.

@@ -393,7 +393,7 @@ def quals_forms(name: str, rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str
     parts = {part: [[result[part] for result in row] for row in rows] for part in PARTS}
     return {
         f"{name}, as configured": [[result["score"] for result in row] for row in rows],
-        **{f"{name}, `{part}` alone": of_rows for part, of_rows in parts.items() if of_rows[0][0] is not None},
+        **{f"{name}, `{part}` alone": of_rows for part, of_rows in parts.items() if any(any(row) for row in of_rows)},
         **{
             f"{name}, form `{variant}`": [[nan_to_none(form(part)) for part in row] for row in pairs]
             for variant, form in VARIANTS.items()

@@ -46,7 +46,7 @@ Args:
 Returns:
     quals (`float`): Mean over the scored summaries; higher is better; `None` if none was. In the published form 0
         means "as plausible from the document as from the summary"; in the form `answers` it lies between 0 and 1, in
-        the default model's, `divergence` and the summary's likelihood, it is below 0.
+        the default model's, where likelihood and attention count, too, it is below 0.
     scores (`list[float]`): One score a summary, `None` where no question could be asked about it.
     num_unscored (`int`): How many have none.
     details (`list[dict]`): With `return_details`, of each summary its question–answer `pairs`, with the
