@@ -130,6 +130,8 @@ def main():
     statistic = mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic
     print(f"{len(scored)} of {len(rows)} rows have a score, {labels.mean():.0%} of them are consistent")
     print(f"AUROC, all rows together: {statistic / (labels.sum() * (1 - labels).sum()):.3f}")
+    consistent, others = (np.median(scores[labels == kind]) for kind in (1, 0))
+    print(f"median score: {consistent:.3f} of consistent rows, {others:.3f} of others")
     print(f"five folds: Brier score {np.mean((probabilities - labels) ** 2):.3f}", end=" ")
     print(f"(always the mean: {labels.mean() * (1 - labels.mean()):.3f}),", end=" ")
     print(f"balanced accuracy of the verdict {balanced_accuracy(called, labels):.3f}")

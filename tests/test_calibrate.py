@@ -77,4 +77,8 @@ def test_calibration_goes_into_the_configuration(tmp_path, monkeypatch, capsys):
     assert (config.variant, config.num_beams, config.calibration.pair_threshold) == ("answers", 30, 0.8)
     assert config.calibration.slope > 3
     assert (tmp_path / "r.png").stat().st_size > 1000
-    assert "400 of 401 rows have a score" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "400 of 401 rows have a score" in printed
+    consistent, others = (sorted(scores[labels == kind]) for kind in (1, 0))
+    middle = [(kind[len(kind) // 2] + kind[(len(kind) - 1) // 2]) / 2 for kind in (consistent, others)]
+    assert "median score: {:.3f} of consistent rows, {:.3f} of others".format(*middle) in printed

@@ -7,7 +7,16 @@ import pytest
 from markdown_it import MarkdownIt
 
 from hf_quals.errors import InputError
-from hf_quals.files import as_cell, as_markdown, locked, markdown_table, nan_to_none, replacing, write_atomically
+from hf_quals.files import (
+    as_cell,
+    as_markdown,
+    brief,
+    locked,
+    markdown_table,
+    nan_to_none,
+    replacing,
+    write_atomically,
+)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -107,3 +116,7 @@ def test_markdown_shows_a_text_as_it_is(text):
 def test_markdown_of_several_lines_is_one_line_and_plain_names_stay():
     assert as_markdown("a\r\nb\u2028# c") == "a b # c"
     assert as_markdown("p < 0.001, bart_large, AT&T, C:\\x") == "p < 0.001, bart_large, AT&T, C:\\x"
+
+
+def test_a_long_list_is_told_by_its_length():
+    assert [brief(value) for value in ([[1, 2]] * 5, [1, 2], "x", None)] == ["(5)", "[1, 2]", "x", "None"]
