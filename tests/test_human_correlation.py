@@ -172,6 +172,15 @@ def test_every_registered_judge_without_references_and_hub_takes_part(monkeypatc
     assert "factcc" not in names
 
 
+def test_what_counts_beside_the_pairs_has_a_row_of_its_own_also_where_the_first_summary_has_none():
+    unscored = {"score": None, "pairs": [], "log_likelihood": None, "document_attention": None}
+    scored = {**unscored, "score": -3.0, "log_likelihood": -1.5}
+    rows = human_correlation.quals_forms("quals", [[unscored], [scored]])
+    assert rows["quals, as configured"] == [[None], [-3.0]]
+    assert rows["quals, `log_likelihood` alone"] == [[None], [-1.5]]
+    assert "quals, `document_attention` alone" not in rows
+
+
 @pytest.mark.slow
 def test_scores_are_kept_and_a_longer_run_goes_on_behind_them(run, tmp_path):
     table, printed = run("--limit", 4)
