@@ -9,6 +9,7 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
 
 from hf_quals.cli import app
@@ -250,8 +251,19 @@ def test_a_whole_stored_state_is_taken_without_a_word(browser, study):
 def stored_as(browser, study, state):
     """Opens the page of a study in a browser that kept this."""
     browser.get((study / "study.html").as_uri())
-    browser.execute_script("localStorage.setItem(storageKey, arguments[0])", state)
-    browser.refresh()
+    key = browser.execute_script("return storageKey")
+    empty = study / "empty.html"
+    empty.touch()
+    browser.get(empty.as_uri())
+    browser.execute_script("localStorage.setItem(...arguments)", key, state)
+
+    def read_by_the_next_page(browser):
+        """What a page stores may reach the next one late: it loads in another process."""
+        browser.get(empty.as_uri())
+        return browser.execute_script("return localStorage.getItem(arguments[0])", key) == state
+
+    WebDriverWait(browser, 20).until(read_by_the_next_page)
+    browser.get((study / "study.html").as_uri())
 
 
 def test_single_keys_can_be_switched_off(browser, study):

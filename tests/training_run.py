@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 from accelerate import PartialState
@@ -99,6 +100,13 @@ def main(arguments=None):
             found["candidates"] = [[candidates.token_ids, candidates.scores] for candidates in state.candidates]
             found["triples"] = [[triple.document, triple.candidate] for triple in state.triples]
         (options.folder / "run.json").write_text(json.dumps(found))
+    if run.accelerator.num_processes > 1:
+        # What is tested is done. Gloo's threads now and then abort a process that exits before its peer, or hang in
+        # `destroy_process_group`: both leave together, without either.
+        run.accelerator.wait_for_everyone()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
