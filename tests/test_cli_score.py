@@ -40,6 +40,20 @@ def run(*arguments, command=COMMAND):
     )
 
 
+def output_of(*arguments):
+    """What `hf-quals score` prints in this process, where it succeeds."""
+    result = CliRunner().invoke(app, ["score", *map(str, arguments)])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def invoke(*arguments):
+    """Exit status and standard error of `hf-quals score` in this process."""
+    result = CliRunner().invoke(app, ["score", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr
+
+
 def rows(count, seed=0):
     rng = random.Random(seed)
     return [
@@ -103,12 +117,10 @@ def test_killed_run_goes_on_and_ends_as_an_unbroken_one(scored, tmp_path, tiny_c
     with partial.open("ab") as file:
         file.write(b'{"quals": -0.5, "quals_nu')
 
-    refused = run(*arguments)
-    assert refused.returncode == 2
-    assert "Pass --resume or --overwrite" in refused.stderr
-    other = run(*arguments, "--resume", "--max-pairs", 3)
-    assert other.returncode == 2
-    assert "max_pairs: 10 then, 3 now" in other.stderr
+    status, error = invoke(*arguments)
+    assert (status, "Pass --resume or --overwrite" in error) == (2, True), error
+    status, error = invoke(*arguments, "--resume", "--max-pairs", 3)
+    assert (status, "max_pairs: 10 then, 3 now" in error) == (2, True), error
 
     before = partial.read_bytes().count(b"\n") - 1
     assert 8 <= before < 40
@@ -270,8 +282,7 @@ def test_csv_and_parquet_give_the_scores_of_json_lines(scored, tmp_path, tiny_ca
     else:
         pq.write_table(pa.Table.from_pylist(items), source)
     output = tmp_path / "out.parquet"
-    result = run(source, "--output", output, "--model", tiny_causal_folder, "--pairs")
-    assert result.returncode == 0, result.stderr
+    assert invoke(source, "--output", output, "--model", tiny_causal_folder, "--pairs") == (0, ANY)
     table = pq.read_table(output).to_pylist()
     assert [row["document"] for row in table] == [row["document"] for row in items]
     assert [row["id"] for row in table] == [str(i) if suffix == ".csv" else i for i in range(4)]
@@ -283,11 +294,8 @@ def test_csv_and_parquet_give_the_scores_of_json_lines(scored, tmp_path, tiny_ca
 def test_one_document_and_its_summaries_are_printed_with_their_pairs_and_the_one_to_blame(tiny_causal_folder):
     document = "abcdefgh abcdefgh"
     summaries = ["xyz abcdefgh ijklmnop", "q"]
-    result = run(
-        "--document", document, "--summary", summaries[0], "--summary", summaries[1], "--model", tiny_causal_folder
-    )
-    assert result.returncode == 0, result.stderr
-    first, second = result.stdout.split("\n\nSummary: ")
+    both = ["--summary", summaries[0], "--summary", summaries[1]]
+    first, second = output_of("--document", document, *both, "--model", tiny_causal_folder).split("\n\nSummary: ")
     assert "QUALS:" in first
     assert first.count("<- to blame") == 1
     assert second.startswith("q\n")
@@ -295,7 +303,7 @@ def test_one_document_and_its_summaries_are_printed_with_their_pairs_and_the_one
 
 def test_terminal_gets_a_table_that_keeps_every_question_whole(tiny_causal_folder):
     arguments = ["--document", "abcdefgh abcdefgh", "--summary", "xyz abcdefgh", "--model", tiny_causal_folder]
-    plain = run(*arguments).stdout
+    plain = output_of(*arguments)
     pair = next(line for line in plain.splitlines() if line.endswith("<- to blame"))
     question = pair.split()[3]
     ours, terminal = pty.openpty()
@@ -318,9 +326,10 @@ def test_terminal_gets_a_table_that_keeps_every_question_whole(tiny_causal_folde
 
 def test_document_is_read_from_a_file(tmp_path, tiny_causal_folder):
     (tmp_path / "document.txt").write_text("abcdefgh")
-    result = run("--document", f"@{tmp_path / 'document.txt'}", "--summary", "abcdefgh", "--model", tiny_causal_folder)
-    assert result.returncode == 0, result.stderr
-    assert "Summary: abcdefgh" in result.stdout
+    shown = output_of(
+        "--document", f"@{tmp_path / 'document.txt'}", "--summary", "abcdefgh", "--model", tiny_causal_folder
+    )
+    assert "Summary: abcdefgh" in shown
 
 
 def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
@@ -361,9 +370,8 @@ def test_bad_input_is_refused_before_torch_is_imported(tmp_path):
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
+    status, error = invoke(*arguments)
+    assert (status, message in error) == (2, True), error
 
 
 def test_impossible_model_or_device_is_a_message_and_no_traceback(tmp_path, tiny_causal_folder):
@@ -372,15 +380,13 @@ def test_impossible_model_or_device_is_a_message_and_no_traceback(tmp_path, tiny
         (["--model", tiny_causal_folder, "--device", "cuda:99"], "device='cuda:99' is not available"),
         (["--model", tiny_causal_folder, "--variant", "magic"], "variant must be one of"),
     ]:
-        result = run("--document", "a", "--summary", "b", *arguments)
-        assert result.returncode == 2
-        assert message in result.stderr
-        assert "Traceback" not in result.stderr
+        status, error = invoke("--document", "a", "--summary", "b", *arguments)
+        assert (status, message in error, "Traceback" in error) == (2, True, False), error
 
 
 def test_model_that_cannot_be_loaded_leaves_nothing_behind(scored, tmp_path, tiny_causal_folder):
     arguments = [scored[0], "--output", tmp_path / "out.jsonl"]
-    assert run(*arguments, "--model", tmp_path / "mistyped").returncode == 2
+    assert invoke(*arguments, "--model", tmp_path / "mistyped") == (2, ANY)
     assert not list(tmp_path.iterdir())
 
 
@@ -395,17 +401,9 @@ def test_finished_output_is_not_overwritten_unasked(scored, tiny_causal_folder):
     source, output, _ = scored
     before = output.read_bytes()
     for option in ([], ["--resume"]):
-        result = run(source, "--output", output, "--model", tiny_causal_folder, *option)
-        assert result.returncode == 2
-        assert "exists" in result.stderr
+        status, error = invoke(source, "--output", output, "--model", tiny_causal_folder, *option)
+        assert (status, "exists" in error) == (2, True), error
     assert output.read_bytes() == before
-
-
-def invoke(*arguments):
-    """Exit status and standard error of `hf-quals score` in this process."""
-    result = CliRunner().invoke(app, ["score", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stderr
 
 
 def test_double_starts_and_kills_end_as_an_unbroken_run(scored, tmp_path, tiny_causal_folder):
@@ -572,14 +570,13 @@ def test_document_comes_from_standard_input(tiny_causal_folder):
         [*COMMAND, *arguments], input="abcdefgh abc", capture_output=True, text=True, env=ENVIRONMENT
     )
     assert from_input.returncode == 0, from_input.stderr
-    assert from_input.stdout == run(*arguments[:1], "abcdefgh abc", *arguments[2:]).stdout
+    assert from_input.stdout == output_of(*arguments[:1], "abcdefgh abc", *arguments[2:])
 
 
 def test_csv_gets_the_scores_of_json_lines(scored, tmp_path, tiny_causal_folder):
     source, expected, _ = scored
     arguments = [source, "-o", tmp_path / "out.csv", "--model", tiny_causal_folder, "--batch_size", 10]
-    result = run(*arguments)
-    assert result.returncode == 0, result.stderr
+    assert invoke(*arguments) == (0, ANY)
     with open(tmp_path / "out.csv", newline="") as file:
         rows_of_csv = list(csv.DictReader(file))
     for row, same in zip(rows_of_csv, read_jsonl(expected), strict=True):

@@ -443,6 +443,9 @@ def test_runs_on_real_text_print_one_table_and_keep_their_scores(world, tmp_path
     lines = [line for line in printed.splitlines() if line.startswith("| ROUGE-1")]
     # "ann dog" and "ann" against "ann": 2/3 and 1; the other summaries of the first run share nothing.
     assert [line.split(" | ")[2:5] for line in lines] == [["22.222", "0", ""], ["100.000", "0", "+77.778"]]
+    # Of the three summaries of the first run one has a bigram, and its document has it.
+    copied = [line.split(" | ")[2] for line in printed.splitlines() if line.startswith("| copied bigrams")]
+    assert copied == ["0.333", "0.000"]
     assert len((tmp_path / "quals.jsonl").read_text().splitlines()) == 3
     monkeypatch.setattr(real_text.QualsScorer, "from_pretrained", None)  # all scores are there
     real_text.main()

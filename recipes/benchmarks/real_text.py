@@ -2,10 +2,10 @@
 What did contrastive training change on real text?
 
 Compares the held-out predictions of several runs of `recipes/conseq.py` and prints one table: QUALS, ROUGE against
-the reference, and entity precision (the share of a summary's names and numbers that its document has), each with its
-paired difference to the first run and the 95 % interval of that by bootstrap over documents. Below it stand five
-documents with the summaries of all runs: those at the 10th, 30th, 50th, 70th and 90th percentile of the difference in
-QUALS between the last run and the first.
+the reference, entity precision (the share of a summary's names and numbers that its document has), and how much of a
+summary is copied (the share of its bigrams that its document has), each with its paired difference to the first run
+and the 95 % interval of that by bootstrap over documents. Below it stand five documents with the summaries of all runs:
+those at the 10th, 30th, 50th, 70th and 90th percentile of the difference in QUALS between the last run and the first.
 
     python recipes/benchmarks/real_text.py --runs results/scitldr/mle results/scitldr_none/conseq \\
         results/scitldr/conseq --output_dir results/real_text
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from human_correlation import RougePrecision
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
@@ -140,6 +141,9 @@ def main():
         [entity_precision(row["document"], text) if text else math.nan for text in row["summaries"]] for row in rows
     ]
     metrics["entity precision"] = np.array(precision)
+    documents, of_run = [row["document"] for row in rows], zip(*(row["summaries"] for row in rows), strict=True)
+    copied = [[result.rouge2 for result in RougePrecision().score(documents, list(texts))] for texts in of_run]
+    metrics["copied bigrams"] = np.array(copied).T
     metrics["words"] = np.array([[float(len(text.split())) for text in row["summaries"]] for row in rows])
 
     table = []
