@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .contrastive.sampling import CandidateSampler
 from .contrastive.scoring import score_summaries
 from .errors import InputError
-from .qagen.template import QATemplate
+from .qagen.template import QATemplate, num_positions
 from .scorers import Scorer
 
 
@@ -124,8 +124,12 @@ def _ready(scorer: Scorer | None, references: Sequence[str] | None) -> Scorer:
         from .quals.scorer import QualsScorer
 
         return QualsScorer.from_pretrained()
-    if scorer.reads_references and references is None:
-        raise InputError(f"{scorer.name} compares with references. Pass `references`, or another scorer.")
+    if scorer.reads_references:
+        if references is None:
+            raise InputError(f"{scorer.name} compares with references. Pass `references`, or another scorer.")
+        for row, reference in enumerate(references):
+            if not isinstance(reference, str) or not reference.strip():
+                raise InputError(f"Row {row}: the reference must be text, got {reference!r}.")
     return scorer
 
 
@@ -161,8 +165,9 @@ def generate_best_of(
             `{text}\\n\\nTL;DR:` (decoder-only) if left out.
         top_k (`int`, *optional*, defaults to 50): Tokens to sample from at each step; 1 is greedy search.
         max_new_tokens (`int`, *optional*, defaults to 60): The most tokens of a summary.
-        max_document_length (`int`, *optional*, defaults to 1024): The most tokens of a document and its prompt. Longer
-            documents lose their end for the model, not for the scorer; a warning says how many.
+        max_document_length (`int`, *optional*, defaults to 1024): The most tokens of a document and its prompt; less
+            where the model's positions end earlier. Longer documents lose their end for the model, not for the scorer;
+            a warning says how many.
         references (`Sequence[str]`, *optional*): A reference a document, for a scorer that reads references.
         batch_size (`int`, *optional*, defaults to 8): Documents sampled for, or scored, together.
         seed (`int`, *optional*, defaults to 42): Of the samples.
@@ -193,11 +198,17 @@ def generate_best_of(
     device: Any = SimpleNamespace(device=torch.device(model.device), autocast=nullcontext)
     sampler = CandidateSampler(model, tokenizer, device)
     template = QATemplate(prompt=prompt or ("{text}" if sampler.is_encoder_decoder else "{text}\n\nTL;DR:"))
+    if positions := num_positions(model.config):
+        behind_document = 0 if sampler.is_encoder_decoder else max_new_tokens
+        max_document_length = min(max_document_length, positions - behind_document)
     encoded = template.encode_texts(
         tokenizer, documents, max_length=max_document_length, is_encoder_decoder=sampler.is_encoder_decoder
     )
     if num_truncated := sum(text.truncated for text in encoded):
-        logger.warning(f"{num_truncated} of {len(encoded)} documents lose their end: {max_document_length=}.")
+        logger.warning(
+            f"{num_truncated} of {len(encoded)} documents lose their end: the model reads {max_document_length} "
+            "tokens."
+        )
     rankings: list[Ranking] = []
     for first in tqdm(range(0, len(documents), batch_size), desc=f"Best of {n}", disable=not show_progress_bar):
         batch = slice(first, first + batch_size)

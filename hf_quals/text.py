@@ -138,8 +138,10 @@ def _fold(word: str) -> str:
 
 
 def _value(number: str) -> str:
+    # Without case the pattern's "i" is matched by "ı" and "İ", too, which case-folding does not make an "i".
+    number = number.casefold().replace("i\u0307", "i").replace("ı", "i")
     value: Decimal | None = None
-    for part in _NUMBER_PARTS.findall(number.casefold()):
+    for part in _NUMBER_PARTS.findall(number):
         if part in _FACTORS:
             value = (Decimal(1) if value is None else value) * _FACTORS[part]
         elif part != "and":

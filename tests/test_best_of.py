@@ -88,6 +88,9 @@ def test_a_scorer_that_reads_references_ranks_by_each_documents_own():
     assert [ranking.best for ranking in rankings] == ["dog", "cat"]
     with pytest.raises(ValueError, match=r"rouge compares with references. Pass `references`"):
         rerank(DOCUMENTS, [["cat"]] * 2, RougeScorer())
+    with pytest.raises(ValueError, match="Row 1: the reference must be text, got ' '"):
+        rerank(DOCUMENTS, [["cat"] * 6] * 2, RougeScorer(), references=["dog", " "])
+    assert rerank(DOCUMENTS, [["cat"]] * 2, Length(), references=["dog", " "])[0].best == "cat"  # not read
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,15 @@ def test_what_cannot_be_sampled_is_refused_and_what_is_cut_is_counted(caplog):
     with pytest.raises(ValueError, match="rouge compares with references"):
         best_of("llama", DOCUMENTS, scorer=RougeScorer())
     best_of("llama", DOCUMENTS, 1, max_document_length=9)
-    assert "1 of 2 documents lose their end: max_document_length=9" in caplog.text
+    assert "1 of 2 documents lose their end: the model reads 9 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_a_document_longer_than_the_models_positions_is_cut_to_them(family, caplog):
+    """The tiny models have 1,200 positions, of which a decoder-only one needs 10 for the summary."""
+    positions = {"llama": 1190, "bart": 1200}[family]
+    best_of(family, ["ab " * 500], 1, max_document_length=5000)
+    assert f"1 of 1 documents lose their end: the model reads {positions} tokens" in caplog.text
 
 
 # ---- The benchmark ----

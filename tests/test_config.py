@@ -37,6 +37,9 @@ def test_broken_file_is_named(tmp_path, content):
     [
         ({"num_beams": 0}, "num_beams must be at least 1"),
         ({"num_beams": 10, "num_beam_groups": 4}, "must be a multiple"),
+        ({"diversity_penalty": 0}, "diversity_penalty must be a number from 0 on, and more than 0 .*, got 0 with 60"),
+        ({"diversity_penalty": -1.0, "num_beams": 1}, "diversity_penalty must be .*, got -1.0 with 1"),
+        ({"diversity_penalty": "0.5"}, "diversity_penalty must be .*, got '0.5'"),
         ({"min_new_tokens": 70}, "min_new_tokens=70 must lie between"),
         ({"passage_words": 0}, "passage_words must be at least 1"),
         ({"likelihood_weight": -1.0}, "likelihood_weight must be a number from 0 on, got -1.0"),
@@ -58,10 +61,18 @@ def test_numbers_out_of_range_are_refused(numbers, message):
         QualsConfig(**numbers)
 
 
+def test_one_group_needs_no_penalty():
+    assert QualsConfig(num_beams=4, num_beam_groups=1, diversity_penalty=0.0).diversity_penalty == 0.0
+
+
 def test_another_form_leaves_its_calibration_behind():
     config = QualsConfig(variant="answers", num_beams=30, calibration=Calibration(3.0, -1.5))
     assert config.but(num_beams=12) == QualsConfig(variant="answers", num_beams=12, calibration=Calibration(3.0, -1.5))
     assert config.but(variant="published") == QualsConfig(num_beams=30)
+    # An answer that agrees with the document's own is supported, whatever it costs; no other form looks at that.
+    assert config.but(document_answers=True).calibration is None
+    fitted = QualsConfig(calibration=Calibration(3.0, -1.5))
+    assert fitted.but(document_answers=True).calibration == Calibration(3.0, -1.5)
     assert QualsConfig(variant="answers", likelihood_weight=4.0).but(variant="published") == QualsConfig()
     heads = ((1, 2), (0, 3))
     attentive = QualsConfig(attention_weight=4.0, retrieval_heads=heads, calibration=Calibration(3.0, -1.5))

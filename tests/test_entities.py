@@ -36,6 +36,10 @@ def norms(text):
         ("Three", "3"),
         ("40%", "40"),
         ("0m", "0"),
+        # A pattern without case takes "ı" and "İ" for "i"; case-folding does not.
+        ("fıve mıllıon", "5000000"),
+        ("twenty-sıx", "26"),
+        ("NİNE MİLLİON", "9000000"),
     ],
 )
 def test_number_has_one_spelling(text, number):

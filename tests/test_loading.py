@@ -8,10 +8,11 @@ import torch
 from conftest import TINY_TEMPLATE, put_into_cache, tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from hf_quals import QAGenModel
 from hf_quals.errors import InputError
+from hf_quals.qagen.hub import find_file
 
 
 KEY = "model.layers.0.mlp.up_proj.weight"
@@ -71,6 +72,55 @@ def test_options_of_the_hub_reach_an_adapter_s_files(folder, tmp_path_factory):
     QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache, revision="0" * 40)
     with pytest.raises(OSError, match="in the cached files"):
         QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE)
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_layers_that_overflow_in_float16_stay_in_float32(folder, tmp_path_factory, with_adapter):
+    name = folder
+    tiny_model("t5").save_pretrained(folder)
+    tiny_tokenizer("t5").save_pretrained(folder)
+    if with_adapter:
+        name = tmp_path_factory.mktemp("adapter")
+        config = LoraConfig(r=2, task_type="SEQ_2_SEQ_LM")
+        get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(folder), config).save_pretrained(name)
+        TINY_TEMPLATE.save_pretrained(name)
+    weights = dict(QAGenModel.from_pretrained(name, dtype="float16").model.named_parameters())
+    in_float32 = {key.split(".")[-2] for key, weight in weights.items() if weight.dtype == torch.float32}
+    assert in_float32 == {"wo"}
+    assert weights["shared.weight"].dtype == torch.float16
+
+
+def test_a_file_of_which_the_cache_does_not_know_whether_it_exists_is_not_taken_for_missing_silently(
+    folder, tmp_path_factory, caplog
+):
+    cache = tmp_path_factory.mktemp("cache")
+    repo_id = put_into_cache(folder, "user/model", cache)
+    assert find_file(repo_id, "qagen_config.json", cache_dir=cache) is not None
+    assert caplog.text == ""
+    assert find_file(repo_id, "quals_config.json", cache_dir=cache) is None
+    assert "Whether user/model has a quals_config.json is not known without the Hub" in caplog.text
+    # What the Hub said once is known.
+    caplog.clear()
+    absent = cache / "models--user--model" / ".no_exist" / ("0" * 40) / "adapter_config.json"
+    absent.parent.mkdir(parents=True)
+    absent.touch()
+    assert find_file(repo_id, "adapter_config.json", cache_dir=cache) is None
+    assert find_file("user/another", "quals_config.json", cache_dir=cache) is None  # loading it says so
+    assert caplog.text == ""
+
+
+def test_a_refused_model_stays_as_it_was(monkeypatch):
+    model, tokenizer = tiny_model("llama").train(), tiny_tokenizer("llama")
+    before = model.generation_config
+
+    def broken(*_):
+        raise ValueError("packed rows differ")
+
+    monkeypatch.setattr("hf_quals.qagen.model.shareable_length", broken)
+    with pytest.raises(ValueError, match="packed rows differ"):
+        QAGenModel(model, tokenizer, TINY_TEMPLATE)
+    assert model.generation_config is before
+    assert model.training
 
 
 def damage(name, content):

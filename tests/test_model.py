@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -286,6 +287,29 @@ def test_model_that_writes_the_answer_first_cannot_be_asked():
 def test_empty_text_is_refused(qagen):
     with pytest.raises(ValueError, match="Text 1 is empty"):
         qagen.generate(["joshua", " \n"])
+
+
+def test_a_batch_of_less_than_one_text_is_refused(qagen):
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, got {batch_size}"):
+            qagen.generate(["ann won"], num_beams=2, num_beam_groups=2, batch_size=batch_size)
+
+
+def test_positions_are_left_for_pairs_of_the_length_that_is_asked_for(monkeypatch):
+    """Of 160 positions 30 are an answer's; what is written is at most 100 tokens."""
+    qagen = tiny_qagen("llama")
+    monkeypatch.setattr(qagen.model.config, "max_position_embeddings", 160)
+    encode = mock.Mock(wraps=qagen.template.encode_texts)
+    with mock.patch.object(QATemplate, "encode_texts", encode):
+        qagen.generate(["a" * 200], num_beams=2, num_beam_groups=2, min_new_tokens=90, max_new_tokens=100)
+    assert encode.call_args.kwargs["max_length"] == 160 - 100 - 30
+    with pytest.raises(ValueError, match="Of the model's 160 positions none is left for a text: 130 are a pair's"):
+        qagen.encode(["a"], max_new_tokens=130)
+
+
+def test_a_layer_or_head_counted_from_the_end_is_refused():
+    with pytest.raises(ValueError, match="there is no head 0 in layer -1"):
+        tiny_qagen("llama").check_heads([(-1, 0)])
 
 
 def test_as_many_lists_of_pairs_as_documents_are_needed(qagen):

@@ -125,6 +125,10 @@ def test_pairs_whose_answer_does_not_come_back_are_dropped_and_counted():
         ("the Conti", "conti.", True),
         ("Dario Conti", "Conti", False),
         ("2-1", "12-1", False),
+        ("A", "a", True),
+        ("%", "%", True),
+        ("A", "a dog", False),
+        ("", "", False),
     ],
 )
 def test_answer_says_no_less_than_another_if_it_stands_in_it(answer, other, same):

@@ -183,6 +183,9 @@ def seq2seq_writer(max_new_tokens=6, **options):
 def test_writer_marks_the_answer_where_it_stands_as_a_word():
     assert seq2seq_writer()._prompt("a party of art {x}", "art") == "a party of <hl> art <hl> {x}"
     assert seq2seq_writer(prompt="{answer} in: {text}")._prompt("of art", "art") == "art in: of art"
+    # As far as it is none: finders take a part of what typography joins.
+    assert seq2seq_writer()._prompt("by J.K.Rowling", "J.K.") == "by <hl> J.K. <hl>Rowling"
+    assert seq2seq_writer()._prompt("the _Guardian_ says", "Guardian_") == "the _<hl> Guardian_ <hl> says"
 
 
 @pytest.mark.parametrize("prompt", ["{text}", "{answer} {context}", "{}{answer}"])

@@ -11,7 +11,7 @@ from conftest import tiny_qagen
 
 from hf_quals import QualsConfig, QualsResult, QualsScorer, ScoredPair
 from hf_quals.qagen.attention import eager_attention
-from hf_quals.qagen.template import EncodedText
+from hf_quals.qagen.template import EncodedText, QATemplate
 from hf_quals.quals.explain import as_text
 from hf_quals.quals.forms import (
     VARIANTS,
@@ -141,9 +141,11 @@ def mean_log_prob_alone(qagen, document, summary):
 
 
 @pytest.mark.parametrize("family", ["llama", "bart"])
-def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whole_and_that_is_said(family):
+def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whole_and_that_is_said(
+    family, monkeypatch
+):
     qagen = tiny_qagen(family)
-    qagen.model.config.max_position_embeddings = 160 if family == "llama" else 30
+    monkeypatch.setattr(qagen.model.config, "max_position_embeddings", 160 if family == "llama" else 30)
     scorer = QualsScorer(qagen, QualsConfig(likelihood_weight=1.0, max_new_tokens=40, max_length=1000))
     short, long = "lewis is hurt a b c", "klitschko is hurt a b c " * 5
     alone = scorer.score(["lewis said that " * 9], [short])[0]
@@ -159,7 +161,7 @@ def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whol
 def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weight(
     batch_size, shared, chunk, monkeypatch
 ):
-    monkeypatch.setattr("hf_quals.qagen.reading._CHUNK_SEEN", chunk)
+    monkeypatch.setattr("hf_quals.qagen.reading._SEEN_TOKENS", chunk)
     qagen = tiny_qagen("llama")
     if not shared:  # as of models whose texts cannot be shared by their pairs
         monkeypatch.setattr(qagen, "_shared_length", 0)
@@ -176,6 +178,15 @@ def test_attention_that_does_not_rest_on_the_document_is_taken_off_with_its_weig
         whole = 2.0 * mean_log_prob_alone(qagen, document, summary) - 3.0 * (1 - result.document_attention)
         assert result.score == pytest.approx(without.score + whole, abs=1e-4)
         assert QualsResult.from_dict(result.to_dict(), config).score == result.score
+
+
+def test_a_model_that_cannot_be_asked_is_refused_before_it_is_used(monkeypatch):
+    qagen = tiny_qagen("llama")
+    monkeypatch.setattr(qagen, "template", QATemplate(prompt="{text}?", pair="{answer}:{question}"))
+    QualsScorer(qagen, QualsConfig())
+    for config in (QualsConfig(round_trip=True), QualsConfig(document_answers=True)):
+        with pytest.raises(ValueError, match="cannot be asked: the question must stand before the answer"):
+            QualsScorer(qagen, config)
 
 
 def test_no_thread_computes_while_another_has_changed_how_the_model_computes_attention():
@@ -239,9 +250,11 @@ def test_a_head_that_the_model_has_not_is_refused(head):
 
 # Of 160 positions 40 + 30 stay behind the longest prompt for a pair and an answer; a decoder's start takes one of 30.
 @pytest.mark.parametrize(("family", "positions", "left"), [("llama", 160, 70), ("bart", 30, 29)])
-def test_a_continuation_is_cut_to_what_is_left_of_the_positions_and_to_its_longest(family, positions, left):
+def test_a_continuation_is_cut_to_what_is_left_of_the_positions_and_to_its_longest(
+    family, positions, left, monkeypatch
+):
     qagen = tiny_qagen(family)
-    qagen.model.config.max_position_embeddings = positions
+    monkeypatch.setattr(qagen.model.config, "max_position_embeddings", positions)
     whole, is_cut = qagen.as_continuation("a" * 200, 1000, max_new_tokens=40)
     assert (len(whole.token_ids), is_cut) == (left, True)
     whole, is_cut = qagen.as_continuation("a" * 200, 20, max_new_tokens=40)

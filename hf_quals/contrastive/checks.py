@@ -45,6 +45,11 @@ def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> Non
             f"train_sampling_strategy={args.train_sampling_strategy!r} measures the lengths once, but each "
             "refresh changes the rows: use 'random' or 'sequential'."
         )
+    if trainer.get_tp_size() > 1:
+        raise ValueError(
+            "Tensor parallelism splits each row over processes, which would sample and score for other documents at "
+            "the same time: train without it, or with negatives of your own in a column `negative_labels`."
+        )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         if config.num_triples is None and not config.include_rest:
             raise ValueError(
@@ -121,7 +126,8 @@ def try_step(trainer: Any, rows: TextRows, config: QualsCallbackConfig) -> None:
                 sampler.sample(prompt, [list(range(config.num_candidates))], top_k=config.top_k, max_new_tokens=2)
                 sampler.search(prompt, **{**settings, "max_new_tokens": 2})
             inputs = trainer._prepare_inputs(_contrastive_batch(trainer, rows.dataset))
-            with trainer.compute_loss_context_manager():
+            # Training puts autocast into the model's forward, when it prepares the model.
+            with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
                 loss = trainer.compute_loss(trainer.model, inputs)
             check_loss(loss.detach(), step=trainer.state.global_step)
             loss.backward()
@@ -134,8 +140,8 @@ def try_step(trainer: Any, rows: TextRows, config: QualsCallbackConfig) -> None:
 
 
 def _contrastive_batch(trainer: Any, dataset: Any) -> Any:
-    """Two rows, of which the first is to avoid its own summary."""
-    batch = [{**dataset[row], NEGATIVE_LABELS: []} for row in range(min(2, len(dataset)))]
+    """Two rows, or one where batches are so small, of which the first is to avoid its own summary."""
+    batch = [{**dataset[row], NEGATIVE_LABELS: []} for row in range(min(2, trainer._train_batch_size, len(dataset)))]
     labels = torch.as_tensor(batch[0]["labels"])
     batch[0][NEGATIVE_LABELS] = labels[labels != IGNORE_INDEX].tolist()
     return trainer._get_collator_with_removed_columns(trainer.data_collator, "Training")(batch)

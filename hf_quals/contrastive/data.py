@@ -69,11 +69,17 @@ class DataCollatorForContrastiveSeq2Seq:
 
     Args:
         data_collator (`Callable`): Batches everything but the negatives.
-        pad_to_multiple_of (`int`, *optional*, defaults to 1): Pads the negatives to a multiple of this length.
+        pad_to_multiple_of (`int`, *optional*): Pads the negatives to a multiple of this length; to one of the wrapped
+            collator's `pad_to_multiple_of` if left out.
     """
 
     data_collator: Callable[..., Any]
-    pad_to_multiple_of: int = 1
+    pad_to_multiple_of: int | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The wrapped collator's, which trainers without a `processing_class` save."""
+        return self.data_collator.tokenizer  # type: ignore[attr-defined]
 
     def __call__(self, features: Sequence[Mapping[str, Any]], **kwargs: Any) -> Any:
         """
@@ -90,6 +96,7 @@ class DataCollatorForContrastiveSeq2Seq:
         tokens = [torch.as_tensor([] if row is None else row, dtype=torch.long) for row in negatives]
         if any(len(row) for row in tokens):
             padded = pad_sequence(tokens, batch_first=True, padding_value=IGNORE_INDEX)
-            missing = -padded.shape[1] % self.pad_to_multiple_of
+            multiple = self.pad_to_multiple_of or getattr(self.data_collator, "pad_to_multiple_of", None) or 1
+            missing = -padded.shape[1] % multiple
             batch[NEGATIVE_LABELS] = torch.nn.functional.pad(padded, (0, missing), value=IGNORE_INDEX)
         return batch

@@ -168,7 +168,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             self._check_checkpoints_are_whole("load_best_model_at_end=True")
         if data_collator is None:
             self.data_collator = DataCollatorForSeq2Seq(processing_class, model=self.model)
-        self.data_collator = DataCollatorForContrastiveSeq2Seq(self.data_collator)
+        if not isinstance(self.data_collator, DataCollatorForContrastiveSeq2Seq):
+            self.data_collator = DataCollatorForContrastiveSeq2Seq(self.data_collator)
         self._sums = torch.zeros(5)
         # What is known of the set beforehand; one whose columns are not shows its negatives step by step.
         self._brings_negatives = NEGATIVE_LABELS in (getattr(train_dataset, "column_names", None) or [])
@@ -291,7 +292,9 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         """Up to how many tokens s+ and s- may share a prompt; proved on the model when it is first needed."""
         if self._packable_length is None:
             is_out_of_question = self.is_encoder_decoder or has_virtual_tokens(self._unwrapped)
-            self._packable_length = 0 if is_out_of_question else packable_length(self.base_model, cached=False)
+            self._packable_length = (
+                0 if is_out_of_question else packable_length(self.base_model, cached=False, forward=self.model)
+            )
         return self._packable_length
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -357,9 +360,10 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         generated, self._generated = self._generated, []
         if self.quals_callback is not None and dataset is not None:
             # Before the parent logs: the score is a metric like all others, good for metric_for_best_model.
-            metrics = self.quals_callback.evaluate(
-                dataset, metric_key_prefix, self._gen_kwargs, self._in_order(generated) if generated else None
-            )
+            in_order = self._in_order(generated) if generated else None
+            if in_order is not None and len(in_order) < len(dataset):
+                in_order = None  # dataloader_drop_last drops rows of evaluations, too
+            metrics = self.quals_callback.evaluate(dataset, metric_key_prefix, self._gen_kwargs, in_order)
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
 
@@ -367,9 +371,12 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         """
         What summaries of an evaluation are generated with beside the model's `generation_config`: what is given, else
         the training arguments' `generation_max_length` and `generation_num_beams`. If none of these three names a
-        length, it is the callback's `max_new_tokens`.
+        length, it is the callback's `max_new_tokens`. With a callback nothing is sampled unless `do_sample` is given:
+        scores of summaries that change by chance could not be compared.
         """
         settings = {name: value for name, value in gen_kwargs.items() if value is not None}
+        if self.quals_callback is not None and "generation_config" not in settings:
+            settings.setdefault("do_sample", False)
         if self.args.generation_num_beams is not None:
             settings.setdefault("num_beams", self.args.generation_num_beams)
         if not settings.keys() & {"max_length", "max_new_tokens", "generation_config"}:
@@ -446,6 +453,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         if not self._brings_negatives and not has_trained_on_some:
             return
         is_wrapped = isinstance(self.train_dataset, ContrastiveDataset)
+        folder.mkdir(parents=True, exist_ok=True)  # of a sharded state dict the parent writes nothing here
         add_contrastive_training(
             folder,
             base_model=self.base_model.config._name_or_path,

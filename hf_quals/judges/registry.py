@@ -190,10 +190,15 @@ def weights_of(name_or_path: str | None = None) -> str | None:
     """
     What tells a judge's model from others of its name ([`~hf_quals.qagen.identity.weights_identity`]); `None` if there
     is no such model, which loading it says best.
+
+    Raises:
+        `OSError`: if the base of the default model cannot be had, which would be tried again to load it.
     """
     from ..qagen.identity import weights_identity
 
     try:
         return weights_identity(name_or_path)
     except (OSError, ValueError):
+        if name_or_path is None:
+            raise
         return None

@@ -26,8 +26,8 @@ _NUM_DIGITS = 16
 
 def weights_identity(name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None) -> str:
     """
-    What the files of a model say it is, wherever they lie: nothing is loaded, and all is read once. Of a model on the
-    Hub it is the commit.
+    What the files of a model say it is, wherever they lie: they are read, and nothing is loaded. Of a model on the Hub
+    it is the commit. The base of the default model is prepared where it is not there yet.
 
     Args:
         name_or_path (`str` or `os.PathLike`, *optional*): A model or an adapter; the default model if left out.

@@ -53,11 +53,24 @@ def load(
     if adapter is not None:
         with _naming(f"The adapter {adapter}"):
             model = merge_adapter(model, adapter, **adapter_kwargs)
-    # Weights alone, as Transformers loads them: frequencies of rotary positions are told apart in float32 only.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch_dtype)
+        _cast_weights(model, torch_dtype)
     model.to(device)  # type: ignore[arg-type]
     return model, tokenizer, template
+
+
+def _cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """
+    To the type, as Transformers loads them: without the layers that a model keeps in float32 (T5's `wo` overflows in
+    float16), and without buffers (frequencies of rotary positions are told apart in float32 only).
+    """
+    in_float32 = set()
+    if dtype in (torch.float16, torch.bfloat16):
+        in_float32 |= set(model._keep_in_fp32_modules_strict or ())
+    if dtype == torch.float16:
+        in_float32 |= set(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        if in_float32.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _load_weights(name_or_path: str, is_encoder_decoder: bool, **model_kwargs: Any) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from .decoding import diverse_beam_search
 from .loading import load
 from .proof import evaluated, shareable_length
 from .reading import Asked, Read, pad, read_alone, read_behind_prompts, read_from_encoder
-from .template import EncodedText, QATemplate
+from .template import EncodedText, QATemplate, num_positions
 
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class QAGenModel:
 
     Args:
         model (`PreTrainedModel`): A sequence-to-sequence or causal language model.
+            It is put into evaluation mode, and of its generation configuration the special tokens are kept.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         template (`QATemplate`): How the model reads texts and writes pairs.
 
@@ -108,21 +109,32 @@ class QAGenModel:
                 f"attn_implementation={implementation!r} cannot score several pairs behind one document under one "
                 "mask. Load the model with attn_implementation='sdpa' or 'eager'."
             )
+        was_training, generation_config = model.training, model.generation_config
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.template = template
+        try:
+            self._prepare()
+        except BaseException:
+            # A model that is refused stays as it was.
+            model.train(was_training)
+            model.generation_config = generation_config
+            raise
+
+    def _prepare(self) -> None:
+        model = self.model
         # A checkpoint's own decoding settings (n-gram bans, forced lengths) are not QAGen's; its special tokens are.
         special = {
             name: getattr(model.generation_config, name, None)
             for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
         }
         if special["eos_token_id"] is None:
-            special["eos_token_id"] = tokenizer.eos_token_id
+            special["eos_token_id"] = self.tokenizer.eos_token_id
         if model.config.is_encoder_decoder and special["decoder_start_token_id"] is None:
             special["decoder_start_token_id"] = self._fallback_start(special["bos_token_id"])
-        self.model.generation_config = GenerationConfig(**special, pad_token_id=self.pad_token_id)
+        model.generation_config = GenerationConfig(**special, pad_token_id=self.pad_token_id)
         self._shared_length: float = 0
-        with evaluated(self.model):
+        with evaluated(model):
             # The most tokens of a text and a pair up to which a text is computed once for all its pairs.
             self._shared_length = shareable_length(self)
 
@@ -226,13 +238,19 @@ class QAGenModel:
             `list[EncodedText]`: one entry a text.
 
         Raises:
-            `ValueError`: if a text is empty.
+            `ValueError`: if a text is empty, or the model's positions leave no room for any.
         """
         for number, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"Text {number} is empty; questions can only be asked about a text.")
         if self._positions:
             behind_text = 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
+            if behind_text >= self._positions:
+                raise ValueError(
+                    f"Of the model's {self._positions} positions none is left for a text: {max_new_tokens} are a "
+                    f"pair's (max_new_tokens) and {_ANSWER_TOKENS} an answer's. Write shorter pairs, or take a model "
+                    "of more positions."
+                )
             max_length = min(max_length, self._positions - behind_text)
         return self.template.encode_texts(
             self.tokenizer,
@@ -267,7 +285,7 @@ class QAGenModel:
     @property
     def _positions(self) -> int:
         """How many the model has; 0 where nothing bounds them."""
-        return max(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 0, 0)
+        return num_positions(self.model.config)
 
     @torch.inference_mode()
     def generate(
@@ -298,7 +316,7 @@ class QAGenModel:
         Returns:
             `list[list[QAPair]]`: `num_beams` sequences a text, best first, those that are no pair included.
         """
-        encoded = self._encoded(texts)
+        encoded = self._encoded(texts, max_new_tokens=max_new_tokens)
         results: list[list[QAPair]] = [[] for _ in encoded]
         for rows in _batches([len(text.input_ids) for text in encoded], batch_size):
             input_ids = [encoded[row].input_ids for row in rows]
@@ -392,7 +410,7 @@ class QAGenModel:
                 are not as many lists of pairs as documents.
         """
         if answers:
-            self._check_asked()
+            self.check_asked()
         if retrieval_heads:
             self.check_heads(retrieval_heads)
 
@@ -449,7 +467,7 @@ class QAGenModel:
         Raises:
             `ValueError`: if the model writes the answer first, or there are not as many lists of questions as texts.
         """
-        self._check_asked()
+        self.check_asked()
         wanted = []
         for row in questions:
             before = [self._before_answer(question) for question in row]
@@ -474,13 +492,19 @@ class QAGenModel:
         config = self.model.config.get_text_config()
         layers, num_heads = config.num_hidden_layers, config.num_attention_heads
         for layer, head in heads:
-            if layer >= layers or head >= num_heads:
+            if not (0 <= layer < layers and 0 <= head < num_heads):
                 raise ValueError(
                     f"The model has {layers} layers of {num_heads} heads; there is no head {head} in layer {layer}. "
                     "recipes/find_retrieval_heads.py finds the heads of a model."
                 )
 
-    def _check_asked(self) -> None:
+    def check_asked(self) -> None:
+        """
+        Refuses to ask a model that cannot be asked.
+
+        Raises:
+            `ValueError`: if its template does not end with the answer.
+        """
         if not self.template.pair.endswith("{answer}"):
             raise ValueError(
                 f"A QAGen that writes {self.template.pair!r} cannot be asked: the question must stand before the "
@@ -525,9 +549,9 @@ class QAGenModel:
                 on_batch(len(rows))
         return results
 
-    def _encoded(self, texts: Sequence[str] | Sequence[EncodedText]) -> list[EncodedText]:
+    def _encoded(self, texts: Sequence[str] | Sequence[EncodedText], **room: int) -> list[EncodedText]:
         strings = [text for text in texts if isinstance(text, str)]
-        fresh = iter(self.encode(strings))
+        fresh = iter(self.encode(strings, **room))
         return [next(fresh) if isinstance(text, str) else text for text in texts]
 
     def _read(self, ids: list[int], log_probs: list[float]) -> QAPair:
@@ -564,6 +588,8 @@ def _check_lengths(texts: Sequence[Any], asked: Sequence[Any], what: str) -> Non
 
 def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, so that memory runs out at once or not at all."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def _agree(qagen: QAGenModel, values: list[list[tuple[float, ...]]], expected: l
     return rms(differences) <= 4 * tolerance(qagen.model.dtype)
 
 
-def packable_length(model: PreTrainedModel, *, cached: bool) -> float:
+def packable_length(model: PreTrainedModel, *, cached: bool, forward: Callable[..., Any] | None = None) -> float:
     """
     Up to how many tokens of a prompt and a continuation a decoder-only model computes packed rows as separate ones.
 
@@ -121,13 +121,15 @@ def packable_length(model: PreTrainedModel, *, cached: bool) -> float:
     Args:
         model (`PreTrainedModel`): A decoder-only model, unwrapped; adapters may be in its layers.
         cached (`bool`): Whether the prompts' keys and values come from a cache, or from the same pass.
+        forward (`Callable`, *optional*, defaults to `model`): What computes: the model within its wrappers, where
+            these must not be passed by (FSDP 2 takes the first module that is called for its root). Not with `cached`.
 
     Returns:
         `float`: 0 if every continuation needs a row of its own, `math.inf` if packing is never wrong.
     """
     length = _attention_span(model)
     proof = int(min(length, _PROOF_TOKENS))
-    return length if proof >= 4 and _packed_equals_separate(model, proof, cached) else 0
+    return length if proof >= 4 and _packed_equals_separate(model, proof, cached, forward or model) else 0
 
 
 def _attention_span(model: PreTrainedModel) -> float:
@@ -148,17 +150,17 @@ def _attention_span(model: PreTrainedModel) -> float:
     return min((window for window in windows if window is not None), default=math.inf)
 
 
-def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool) -> bool:
+def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool, forward: Callable[..., Any]) -> bool:
     num_new = length // 4
     prompts = [random_tokens(model, length - num_new), random_tokens(model, num_new, seed=1)]
     other, last = (random_tokens(model, num_new, seed=seed) for seed in (2, 3))
     with evaluated(model):
         rows = [torch.tensor([prompt + last], device=model.device) for prompt in prompts]
         separate = (
-            torch.cat([model(input_ids=row, logits_to_keep=num_new).logits for row in rows]).float().log_softmax(-1)
+            torch.cat([forward(input_ids=row, logits_to_keep=num_new).logits for row in rows]).float().log_softmax(-1)
         )
         try:
-            packed = _last_logits(model, prompts, [other, last], cached).float().log_softmax(-1)
+            packed = _last_logits(model, prompts, [other, last], cached, forward).float().log_softmax(-1)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model's code raises where it is given another mask than it expects
@@ -169,7 +171,11 @@ def _packed_equals_separate(model: PreTrainedModel, length: int, cached: bool) -
 
 
 def _last_logits(
-    model: PreTrainedModel, prompts: list[list[int]], continuations: list[list[int]], cached: bool
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    continuations: list[list[int]],
+    cached: bool,
+    forward: Callable[..., Any],
 ) -> torch.Tensor:
     """Logits of the last of the same continuations behind all prompts, `(prompts, tokens, vocabulary)`."""
     columns = max(map(len, prompts))
@@ -186,7 +192,7 @@ def _last_logits(
             tensor.tensor_split([tensor.shape[1] - num_logits], dim=1) for tensor in (ids, packed_positions, numbers)
         ]
         return [branches.extend(*part).logits for part in zip(*parts, strict=True)][-1]
-    return model(
+    return forward(
         input_ids=torch.cat([prompt_ids, ids], dim=1),
         attention_mask=additive_mask(mask_behind_prompts(prompt_mask, packed.visible.to(model.device)), model.dtype),
         position_ids=torch.cat([(prompt_mask.cumsum(-1) - 1).clamp(min=0), packed_positions], dim=1),

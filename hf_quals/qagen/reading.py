@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # The most tokens of pairs scored in one forward pass for a document: bounds the attention mask and the logits.
 _CHUNK_TOKENS = 512
-# The most of them whose attention is looked at at once: its weights of all layers are in memory together.
-_CHUNK_SEEN = 64
+# The most tokens whose attention is looked at at once: its weights of all layers are in memory together.
+_SEEN_TOKENS = 64
 # Widths are multiples of this: on CPUs every new shape has its matrix products compiled anew and kept in memory.
 _WIDTH = 16
 
@@ -163,18 +163,20 @@ def _attention_behind_prompts(
     """
     wanted = [[one for one in row if one.lookback is not None] for row in asked]
     looked: list[list[tuple[float, ...]]] = [[] for _ in contexts]
-    for chunk in _chunks(wanted, _CHUNK_SEEN):
+    for chunk in _chunks(wanted, _CHUNK_TOKENS):
         packed = _packed(qagen, contexts, chunk)
-        with eager_attention(qagen.model):
-            attentions = branches.extend(
-                *packed.tensors(qagen.device),
-                output_attentions=True,
-                logits_to_keep=torch.tensor([0], device=qagen.device),
-            ).attentions
         lookbacks = [row[0].lookback if row else None for row in chunk]
         is_text = _is_text(contexts, lookbacks, branches.prompt_mask.shape[1], qagen.device)
         heads = next(lookback.heads for lookback in lookbacks if lookback is not None)
-        shares = attention_share(attentions, heads, is_text).tolist()
+        parts = []
+        with eager_attention(qagen.model):
+            # A branch sees what was appended to it before.
+            for tensors in zip(*(t.split(_SEEN_TOKENS, dim=1) for t in packed.tensors(qagen.device)), strict=True):
+                seen = branches.extend(
+                    *tensors, output_attentions=True, logits_to_keep=torch.tensor([0], device=qagen.device)
+                )
+                parts.append(attention_share(seen.attentions, heads, is_text))
+        shares = torch.cat(parts, dim=1).tolist()
         for b, spans in enumerate(packed.spans):
             # The first column is the prompt's last token.
             looked[b] += [tuple(shares[b][span.start + 1 : span.stop]) for span in spans]

@@ -18,11 +18,16 @@ from ..files import write_atomically
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 TEMPLATE_FILE = "qagen_config.json"
 # Tokens read behind those that are kept of a long text.
 _MARGIN = 256
+
+
+def num_positions(config: PreTrainedConfig) -> int:
+    """How many positions a model has; 0 where nothing bounds them."""
+    return max(getattr(config.get_text_config(), "max_position_embeddings", None) or 0, 0)
 
 
 @dataclass(frozen=True)

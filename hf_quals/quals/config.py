@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..qagen.default import ADAPTER_FOLDER
 from ..qagen.hub import find_file
-from .forms import VARIANTS, Calibration
+from .forms import OF_ANSWERS, VARIANTS, Calibration
 
 
 if TYPE_CHECKING:
@@ -108,6 +108,12 @@ class QualsConfig:
             raise ValueError(
                 f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."
             )
+        penalty, num_groups = self.diversity_penalty, self.num_beam_groups or self.num_beams
+        if not isinstance(penalty, int | float) or not 0 <= penalty < math.inf or (num_groups > 1 and penalty == 0):
+            raise ValueError(
+                f"diversity_penalty must be a number from 0 on, and more than 0 with several groups, got {penalty!r} "
+                f"with {num_groups}."
+            )
         if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
         for name in ("likelihood_weight", "attention_weight"):
@@ -132,6 +138,8 @@ class QualsConfig:
         changed = replace(self, **changes)
         names = ["variant", "likelihood_weight", "attention_weight"]
         names += ["retrieval_heads"] if changed.attention_weight else []
+        # An answer that agrees with the document's own is supported, whatever it costs.
+        names += ["document_answers"] if changed.variant in OF_ANSWERS else []
         is_another_score = any(getattr(changed, name) != getattr(self, name) for name in names)
         return replace(changed, calibration=None) if is_another_score and "calibration" not in changes else changed
 

@@ -128,8 +128,8 @@ _NUMBER = re.compile(
 
 
 def bare(text: str) -> str:
-    """Case-folded words, without punctuation and articles."""
-    return " ".join(_ARTICLES.sub(" ", text.casefold().translate(_MARKS)).split())
+    """Case-folded words, without punctuation and articles where there is anything else."""
+    return " ".join(_ARTICLES.sub(" ", text.casefold().translate(_MARKS)).split()) or text.casefold().strip()
 
 
 def same_answer(answer: str, other: str) -> bool:

@@ -274,6 +274,8 @@ class QualsScorer(Scorer):
     reads_references: ClassVar[bool] = False  # type: ignore[misc]
 
     def __post_init__(self):
+        if self.config.round_trip or self.config.document_answers:
+            self.model.check_asked()
         if self.config.attention_weight:
             self.model.check_heads(self.config.retrieval_heads)
 

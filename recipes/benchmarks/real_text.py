@@ -4,8 +4,9 @@ What did contrastive training change on real text?
 Compares the held-out predictions of several runs of `recipes/conseq.py` and prints one table: QUALS, ROUGE against
 the reference, entity precision (the share of a summary's names and numbers that its document has), and how much of a
 summary is copied (the share of its bigrams that its document has), each with its paired difference to the first run
-and the 95 % interval of that by bootstrap over documents. Below it stand five documents with the summaries of all runs:
-those at the 10th, 30th, 50th, 70th and 90th percentile of the difference in QUALS between the last run and the first.
+and the 95 % interval of that by bootstrap over documents. Below it stand five documents with the summaries of all
+runs: those at the 10th, 30th, 50th, 70th and 90th percentile of the difference in QUALS between the last run and the
+first.
 
     python recipes/benchmarks/real_text.py --runs results/scitldr/mle results/scitldr_none/conseq \\
         results/scitldr/conseq --output_dir results/real_text

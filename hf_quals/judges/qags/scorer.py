@@ -327,15 +327,16 @@ def _check_numbers(max_candidates: int, max_questions: int) -> None:
 def _settings_of(part: QuestionWriter | Reader) -> dict[str, Any]:
     """The class of a question writer or reader, its numbers, and the name and weights of its model."""
     from ...qagen.identity import identity_in_memory
+    from ...qagen.model import QAGenModel
 
     settings: dict[str, Any] = {"type": type(part).__name__}
     for name, value in vars(part).items():
         if isinstance(value, (str, int)):
             settings[name] = value
         elif name == "model":
-            # A QAGen holds its model.
-            model = getattr(value, "model", value)
-            settings |= {name: model.name_or_path, "weights": identity_in_memory(model)}
+            # Of others, too, something may be called `model`: that of a BART is all but its head.
+            model, template = (value.model, value.template) if isinstance(value, QAGenModel) else (value, None)
+            settings |= {name: model.name_or_path, "weights": identity_in_memory(model, template)}
     return settings
 
 

@@ -116,7 +116,9 @@ class Seq2SeqQuestionWriter:
         return questions, truncated
 
     def _prompt(self, text: str, candidate: str) -> str:
-        match = re.search(rf"(?<!\w){re.escape(candidate)}(?!\w)", text)
+        # As a word where it can: of "J.K.Rowling" the finder takes "J.K.".
+        as_it_is = re.escape(candidate)
+        match = re.search(rf"(?<!\w){as_it_is}(?!\w)", text) or re.search(as_it_is, text)
         if match is None:
             raise ValueError(f"The answer {candidate!r} does not occur in the text {text!r}.")
         before, after = text[: match.start()], text[match.end() :]
@@ -147,7 +149,7 @@ class QAGenQuestionWriter:
     max_length: int = 1024
 
     def write(self, texts, candidates, *, batch_size):
-        encoded = self.model.encode(texts, self.max_length)
+        encoded = self.model.encode(texts, self.max_length, max_new_tokens=self.max_new_tokens)
         generated = self.model.generate(
             encoded,
             num_beams=self.num_sequences,
