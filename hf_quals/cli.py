@@ -456,7 +456,8 @@ def evaluate(
     from .judges.registry import costs, default_judges, make_judges
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _check_outputs({html: (".html",)}, [*files, output], overwrite=overwrite)
+    # The page is written behind QUALS: a run that went no further has left one.
+    _check_outputs({html: (".html",)}, [*files, output], overwrite=overwrite or resume)
     with _refusing("With --output, go on with the same command and --resume."), contextlib.ExitStack() as stack:
         columns = summary_column.split(",")
         if len(files) > 1 and len(columns) > 1:

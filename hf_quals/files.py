@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -79,6 +80,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all; text as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_json_lines(path: str | os.PathLike) -> list[Any]:
+    """The values of a file of JSON lines, which end at newlines alone: texts may hold other marks that end a line."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+def read_kept_lines(path: Path) -> list[Any]:
+    """The values of a file that lines are appended to, none if it is not there; what a kill left of its last goes."""
+    if not path.exists():
+        return []
+    whole, newline, rest = path.read_bytes().rpartition(b"\n")
+    if rest:
+        write_atomically(path, whole + newline)
+    return read_json_lines(path)
 
 
 def nan_to_none(value: Any) -> Any:

@@ -439,6 +439,8 @@ def upload(publication: Publication, *, private: bool = False, update: bool = Fa
         if isinstance(cause, HfHubHTTPError):
             said = _refused(cause, repo_id)
         raise PublishError(said + _left(repo_id, created)) from error
+    except PublishError:
+        raise
     except ValueError as error:
         raise PublishError(f"The Hub refuses the card. {error}{_left(repo_id, created)}") from error
     finally:

@@ -14,7 +14,6 @@ fitted.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from scipy.stats import mannwhitneyu
 from transformers import HfArgumentParser
 
 from hf_quals import QualsConfig
+from hf_quals.files import read_json_lines
 from hf_quals.quals.config import CONFIG_FILE
 from hf_quals.quals.forms import Calibration
 
@@ -121,7 +121,7 @@ def plot(bins: list[tuple[float, float, int]], path: str) -> None:
 
 def main():
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    rows = [json.loads(line) for path in args.scored for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows = [row for path in args.scored for row in read_json_lines(path)]
     scored = [row for row in rows if row["quals"] is not None]
     scores = np.array([row["quals"] for row in scored])
     labels = np.array([int(row[args.label_column]) for row in scored])

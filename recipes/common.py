@@ -56,7 +56,9 @@ def parse_arguments(*dataclass_types: Any, **defaults: Any) -> tuple[Any, ...]:
     arguments = sys.argv[1:]
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         from_file = []
-        for name, value in yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8")).items():
+        for name, value in (yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8")) or {}).items():
+            if value is None:  # as if it were left out
+                continue
             values = value if isinstance(value, list) else [value]
             from_file += [f"--{name}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
         arguments = from_file + arguments[1:]

@@ -34,7 +34,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,6 @@ from accelerate.utils import gather_object
 from common import ModelArguments, given, load_model, parse_arguments, with_prefix
 from datasets import Dataset, load_dataset
 from transformers import DataCollatorForSeq2Seq, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_quals import (
     ContrastiveSeq2SeqTrainer,
@@ -60,7 +58,8 @@ from hf_quals import (
 )
 from hf_quals.contrastive.evaluation import table_metrics, write_table
 from hf_quals.contrastive.scoring import score_summaries
-from hf_quals.files import nan_to_none
+from hf_quals.contrastive.trainer import last_complete_checkpoint
+from hf_quals.files import nan_to_none, write_atomically
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.qagen.template import QATemplate
 from hf_quals.quals.config import find_config
@@ -294,18 +293,16 @@ def run_stage(
         compute_metrics=compute_metrics,
         callbacks=[selection_callback(args.selection, config, scorer)] if is_contrastive else [],
     )
-    # A checkpoint is complete once it holds the trainer's state.
-    resume = any(folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}"))
-    metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    metrics = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder)).metrics
     trainer.save_model()
     metrics |= evaluate(trainer, held_out, scorer, config.batch_size) | {"steps": trainer.state.global_step}
     is_file = Path(args.dataset).suffix in BUILDERS
     trainer.create_model_card(dataset=Path(args.dataset).name if is_file else args.dataset)
-    results = {
-        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()
-    }
-    trainer.save_metrics("all", results, combined=False)
-    logger.info("%s: %s", stage, json.dumps(results, indent=2))
+    results = json.dumps(nan_to_none(metrics), indent=4, sort_keys=True)
+    if trainer.is_world_process_zero():
+        # There whole or not at all: it tells a finished stage.
+        write_atomically(folder / "all_results.json", results)
+    logger.info("%s: %s", stage, results)
     return str(folder)
 
 
@@ -322,7 +319,9 @@ def evaluate(
     trainer: ContrastiveSeq2SeqTrainer, held_out: Dataset, scorer: QualsScorer, batch_size: int
 ) -> dict[str, float]:
     """Summarizes and scores the held-out rows, and writes `predictions.jsonl`."""
-    output = trainer.predict(held_out, metric_key_prefix="eval")
+    # Whatever a model's generation settings and the loader of its training say: all rows, and nothing by chance.
+    trainer.args.dataloader_drop_last = False
+    output = trainer.predict(held_out, metric_key_prefix="eval", do_sample=False)
     # Several processes have seen some of the first rows again, to fill the last batches.
     summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
     rows = [(row["document"], summary, row["reference"]) for row, summary in zip(held_out, summaries, strict=True)]

@@ -34,9 +34,9 @@ import torch
 import transformers
 from common import ModelArguments, base_and_adapter, load_model, parse_arguments
 from transformers import Seq2SeqTrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_quals import QAGenModel, QAPair
+from hf_quals.contrastive.trainer import last_complete_checkpoint
 from hf_quals.qagen.template import QATemplate
 from hf_quals.qagen.training import (
     DataCollatorForQAGen,
@@ -240,7 +240,7 @@ def main():
         ranking_weight=args.ranking_weight,
     )
     output_dir = Path(training_args.output_dir)
-    last = get_last_checkpoint(output_dir) if output_dir.is_dir() else None
+    last = last_complete_checkpoint(output_dir)
     if last:
         logger.info("Going on from %s", last)
     result = trainer.train(resume_from_checkpoint=last)

@@ -160,6 +160,7 @@ def test_an_interrupted_file_is_gone_on_with(tmp_path):
         ({"document": "d", "texts": ["a"]}, "in.jsonl, line 2: no column 'candidates'"),
         ({"document": " ", "candidates": ["a"]}, "in.jsonl, line 2: column 'document' must hold text"),
         ({"document": "d", "candidates": ["a"], "best": "a"}, "line 2: the column 'best' would be overwritten"),
+        ({"document": "d", "candidates": ["a\ud800"]}, "line 2: column 'candidates' holds half of a surrogate pair"),
     ],
 )
 def test_the_command_refuses_a_row_by_its_line(tmp_path, row, message):
@@ -169,6 +170,16 @@ def test_the_command_refuses_a_row_by_its_line(tmp_path, row, message):
     assert result.exit_code == 2
     assert message in result.output.replace("\n", "")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_command_refuses_a_model_that_does_not_tell_how_it_writes_pairs(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_tokenizer("llama").save_pretrained(tmp_path / "model")
+    write(tmp_path / "in.jsonl", [{"document": "d", "candidates": ["a"]}])
+    words = ["rerank", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--model"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "model")])
+    assert result.exit_code == 2
+    assert "no qagen_config.json tells how this model writes" in result.output.replace("\n", " ")
 
 
 def test_the_command_ranks_by_quals_and_by_another_judge(tmp_path, tiny_causal_folder):

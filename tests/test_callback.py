@@ -593,6 +593,39 @@ def test_arguments_that_keep_old_rows_are_refused(tmp_path, changed, message):
         trainer("bart", tmp_path, callbacks=[callback()], **changed)
 
 
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_evaluations_sample_nothing_whatever_the_models_settings_say(tmp_path, family):
+    model = tiny_model(family)
+    model.generation_config.do_sample = True
+    data = rows(family, 5)
+    chooser, changed = recording(num_eval_samples=5), {"predict_with_generate": True, "generation_max_length": 9}
+    run = trainer(family, tmp_path, model=model, callbacks=[chooser], eval_dataset=data, **changed)
+    run.evaluate()
+    table = shown(tmp_path, "eval-0")
+    model.generation_config.do_sample = False
+    run.evaluate()
+    assert shown(tmp_path, "eval-0") == table
+    # Unless one asks for it.
+    assert run.generation_settings(do_sample=True)["do_sample"] is True
+    assert "do_sample" not in trainer(family, tmp_path).generation_settings()
+
+
+def test_rows_that_an_evaluation_drops_are_summarized_for_the_score_alone(tmp_path):
+    """Of five rows in batches of four the loader drops the last."""
+    data, chooser = rows("bart", 5), recording(num_eval_samples=5)
+    changed = {"predict_with_generate": True, "per_device_eval_batch_size": 4, "dataloader_drop_last": True}
+    run = trainer("bart", tmp_path, callbacks=[chooser], eval_dataset=data, compute_metrics=lambda _: {}, **changed)
+    assert run.evaluate()["eval_rule"] == run.evaluate()["eval_rule"]
+    assert len(shown(tmp_path, "eval-0")) == 5
+
+
+def test_tensor_parallelism_is_refused(tmp_path):
+    run = trainer("bart", tmp_path)
+    run.get_tp_size = lambda: 2
+    with pytest.raises(ValueError, match="Tensor parallelism splits each row over processes"):
+        callback().attach(run)
+
+
 def test_a_sharded_model_needs_the_number_of_triples_beforehand(tmp_path):
     run = trainer("bart", tmp_path)
     run.is_fsdp_enabled = True

@@ -41,6 +41,17 @@ def asked_nothing(folder, match, error=ValueError, model=None, chosen=None, **ch
 # ---- The trial of a step ----
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_trial_of_a_step_is_one_in_the_types_and_of_no_more_rows_than_training(tmp_path, batch_size):
+    model, seen = tiny_model("llama"), []
+    layer = model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda _module, _args, output: seen.append((output.dtype, len(output))))
+    changed = {"bf16": True, "per_device_train_batch_size": batch_size}
+    run = trainer("llama", tmp_path, model=model, callbacks=[callback()], **changed)
+    try_step(run, run.quals_callback._rows(run.train_dataset.dataset, "training"), run.quals_callback.config)
+    assert seen[-1] == (torch.bfloat16, min(2, batch_size))
+
+
 @pytest.mark.parametrize("family", ["bart", "llama"])
 def test_the_trial_of_a_step_leaves_no_trace(tmp_path, family):
     model = tiny_model(family)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from conftest import tiny_tokenizer
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, default_data_collator
 
 from hf_quals import DataCollatorForContrastiveSeq2Seq
 from hf_quals.contrastive.data import ContrastiveDataset
@@ -60,3 +60,15 @@ def test_negatives_are_padded_with_minus_100_beside_rows_without():
     assert batch["negative_labels"].tolist() == [[1, 2, 3, -100], [-100] * 4, [4, -100, -100, -100]]
     assert batch["labels"].tolist() == [[7, -100], [9, 10], [4, -100]]
     assert features[0]["negative_labels"] == [1, 2, 3]  # the rows are left as they are
+
+
+def test_negatives_are_padded_as_the_wrapped_collator_pads_and_its_tokenizer_is_at_hand():
+    wrapped = DataCollatorForSeq2Seq(tiny_tokenizer("bart"), pad_to_multiple_of=8)
+    features = [{**row, "negative_labels": [1, 2, 3]} for row in ROWS]
+    assert DataCollatorForContrastiveSeq2Seq(wrapped)(features)["negative_labels"].shape == (3, 8)
+    assert DataCollatorForContrastiveSeq2Seq(wrapped, pad_to_multiple_of=5)(features)["negative_labels"].shape == (
+        3,
+        5,
+    )
+    assert DataCollatorForContrastiveSeq2Seq(wrapped).tokenizer is wrapped.tokenizer
+    assert not hasattr(DataCollatorForContrastiveSeq2Seq(default_data_collator), "tokenizer")

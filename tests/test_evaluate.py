@@ -435,6 +435,18 @@ def test_rouge_without_references_is_refused(systems):
     assert (status, "rouge needs references" in error) == (2, True)
 
 
+def test_a_run_that_has_left_its_page_is_gone_on_with(tmp_path, systems, tiny_causal_folder):
+    words = [*systems, "--judges", "quals", "--model", tiny_causal_folder, "--output", tmp_path / "table.json"]
+    words += ["--html", tmp_path / "page.html"]
+    assert invoke(*words)[0] == 0
+    (tmp_path / "table.json").unlink()  # as if a later judge had been killed
+    status, _, error = invoke(*words)
+    assert (status, "page.html exists" in error) == (2, True)
+    status, _, error = invoke(*words, "--resume")
+    assert status == 0, error
+    assert (tmp_path / "table.json").exists()
+
+
 def test_files_are_not_replaced_unasked(tmp_path, systems):
     csv_input = tmp_path / "in.csv"
     csv_input.write_text("document,summary\na,b\n")

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import secrets
@@ -14,6 +15,8 @@ from hf_quals.files import (
     locked,
     markdown_table,
     nan_to_none,
+    read_json_lines,
+    read_kept_lines,
     replacing,
     write_atomically,
 )
@@ -66,6 +69,17 @@ def test_a_lock_keeps_others_out_until_the_block_ends_and_leaves_nothing(tmp_pat
         with locked(path), pytest.raises(InputError, match="Another process is writing"), locked(path):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_of_json_end_at_newlines_alone_and_what_a_kill_left_of_the_last_goes(tmp_path):
+    path, values = tmp_path / "kept.jsonl", [{"text": "a\u2028b\u0085c"}, {"text": "d"}]
+    whole = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+    path.write_text(whole, encoding="utf-8")
+    assert read_json_lines(path) == values
+    path.write_text(whole + '{"text": "e', encoding="utf-8")
+    assert read_kept_lines(path) == values
+    assert path.read_text(encoding="utf-8") == whole
+    assert read_kept_lines(tmp_path / "none.jsonl") == []
 
 
 def test_only_nan_becomes_none():

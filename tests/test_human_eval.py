@@ -403,6 +403,16 @@ def test_outputs_are_replaced_only_when_asked_to(study, systems, tmp_path):
     assert (study / "key.json").read_bytes() == before
     assert invoke(*command, "--overwrite")[0] == 0
     assert sorted(path.name for path in study.iterdir()) == ["key.json", "study.csv", "study.html"]
+    # No part of the old study stays, which the new key does not open; what is no part of it does.
+    (study / "study-notes.html").write_text("mine")
+    for annotators, parts in ((2, ["study-1", "study-2"]), (1, ["study"])):
+        assert invoke(*command, "--annotators", annotators, "--overwrite")[0] == 0
+        left = {path.name for path in study.iterdir()}
+        assert left == {
+            "key.json",
+            "study-notes.html",
+            *(f"{part}{end}" for part in parts for end in (".csv", ".html")),
+        }
 
     answers = write_answers(study, "Ada", good_side)
     (tmp_path / "report.md").write_text("mine")

@@ -530,7 +530,7 @@ def test_a_repository_that_exists_is_left_alone_unless_told(hub, publish, metric
     (metric_folder / "requirements.txt").write_text("hf-quals\n")
 
     again = publish("metric", "user/quals", "--path", metric_folder)
-    assert refused(again, "The space user/quals exists. Pass --update")
+    assert refused(again, "Error: The space user/quals exists. Pass --update")
     assert files == before
 
     updated = publish("metric", "user/quals", "--path", metric_folder, "--update")

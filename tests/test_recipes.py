@@ -320,10 +320,12 @@ def tiny_scorer():
 
 def test_flags_win_over_the_file_whose_lists_and_mappings_are_read(monkeypatch, tmp_path):
     path = tmp_path / "recipe.yaml"
-    values = {"dataset": "x", "lora_r": 4, "bf16": False, "learning_rate": 0.5}
+    # What is null is left out.
+    values = {"dataset": "x", "lora_r": 4, "bf16": False, "learning_rate": 0.5, "quals_model": None}
     path.write_text(yaml.safe_dump({**values, "label_names": ["a", "b"], "lr_scheduler_kwargs": {"power": 2.0}}))
     args, _, _, training_args = parse(monkeypatch, path, "--output_dir", tmp_path, "--lora_r", 8)
     assert (args.dataset, args.lora_r, training_args.bf16, training_args.learning_rate) == ("x", 8, False, 0.5)
+    assert args.quals_model is None
     assert (training_args.label_names, training_args.lr_scheduler_kwargs) == (["a", "b"], {"power": 2.0})
 
 
@@ -446,11 +448,11 @@ def test_runs_on_real_text_print_one_table_and_keep_their_scores(world, tmp_path
     # Of the three summaries of the first run one has a bigram, and its document has it.
     copied = [line.split(" | ")[2] for line in printed.splitlines() if line.startswith("| copied bigrams")]
     assert copied == ["0.333", "0.000"]
-    assert len((tmp_path / "quals.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "quals.jsonl").read_text().splitlines()) == 1 + 3
     monkeypatch.setattr(real_text.QualsScorer, "from_pretrained", None)  # all scores are there
     real_text.main()
     assert capsys.readouterr().out == printed
     write_predictions(tmp_path / "c", ["another"] * 3)
     monkeypatch.setattr(sys, "argv", [*words[:2], str(tmp_path / "c"), *words[3:], "--num_beams", "4"])
-    with pytest.raises(ValueError, match="holds scores of other summaries or settings"):
+    with pytest.raises(ValueError, match="was begun with something else"):
         real_text.main()

@@ -22,6 +22,7 @@ from contrastive_world import (
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers import (
+    AutoTokenizer,
     DataCollatorForSeq2Seq,
     LlamaForCausalLM,
     MistralForCausalLM,
@@ -30,7 +31,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
-from hf_quals import ContrastiveSeq2SeqTrainer
+from hf_quals import ContrastiveSeq2SeqTrainer, DataCollatorForContrastiveSeq2Seq
 from hf_quals.contrastive.losses import LOSSES
 from hf_quals.judges.rouge import RougeScorer
 
@@ -462,6 +463,39 @@ def test_arguments_of_another_class_and_unknown_losses_are_refused(tmp_path):
 def test_a_loss_function_beside_the_trainers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="compute_loss_func replaces the loss"):
         ContrastiveSeq2SeqTrainer(tiny_model("bart"), arguments(tmp_path), compute_loss_func=lambda *_, **__: None)
+
+
+def test_without_a_processing_class_checkpoints_hold_the_collators_tokenizer(tmp_path):
+    collator = DataCollatorForSeq2Seq(tiny_tokenizer("bart"))
+    run = trainer("bart", tmp_path, data_collator=collator, processing_class=None)
+    run.save_model(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").vocab_size == tiny_tokenizer("bart").vocab_size
+
+
+def test_a_contrastive_collator_of_the_users_is_not_wrapped_again(tmp_path):
+    own = DataCollatorForContrastiveSeq2Seq(DataCollatorForSeq2Seq(tiny_tokenizer("bart")), pad_to_multiple_of=16)
+    data = rows("bart", 4, negatives=True)
+    run = trainer("bart", tmp_path, data=data, data_collator=own)
+    assert one_batch(run, data)["negative_labels"].shape[1] == 16
+
+
+def test_what_proves_that_prompts_can_be_shared_goes_through_the_wrappers(tmp_path):
+    """FSDP 2 takes the first module that is called for its root: an adapter's base must not be called alone."""
+    model = get_peft_model(tiny_model("llama"), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    run, calls = trainer("llama", tmp_path, model=model), []
+    model.register_forward_pre_hook(lambda *_: calls.append("root"))
+    run.base_model.register_forward_pre_hook(lambda *_: calls.append("base"))
+    assert run._prove_packing() > 0
+    assert calls == ["root", "base"] * 3
+
+
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_a_model_of_which_the_parent_writes_nothing_has_its_card_all_the_same(tmp_path, family, monkeypatch):
+    """As with a sharded state dict."""
+    run = trainer(family, tmp_path, data=rows(family, 4, negatives=True))
+    monkeypatch.setattr(Seq2SeqTrainer, "save_model", lambda *_: None)
+    run.save_model(str(tmp_path / "checkpoint-1"))
+    assert "## Contrastive training" in (tmp_path / "checkpoint-1" / "README.md").read_text()
 
 
 def test_data_parallel_is_refused(tmp_path):

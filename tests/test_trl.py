@@ -249,4 +249,8 @@ def test_another_training_set_and_a_folder_without_state_are_refused(trained, tm
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "training set has 1: give" in result.output
+    (tmp_path / "train.jsonl").write_text('{"document": "a cat"}\n' * 16)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "Row 0 of the training set has no column 'input_ids'; it has document" in result.output.replace("\n", " ")
     assert not (tmp_path / "x.jsonl").exists()

@@ -11,7 +11,7 @@ from ..best_of import Ranking
 from ..errors import InputError
 from ..files import nan_to_none, write_atomically
 from ..judges.registry import Judge
-from .rows import Row, Source, check_text, to_json
+from .rows import Row, Source, check_text, fingerprint, to_json
 from .run import judge_rows, kept_scores, scores_folder
 from .systems import Comparison
 
@@ -102,4 +102,5 @@ def _read(source: Source, candidates_column: str, reference_column: str | None) 
             if column in row:
                 raise InputError(f"{where}: the column {column!r} would be overwritten. Rename it.")
         to_json(row, where)
+        fingerprint(row, where)
     return rows

@@ -102,16 +102,11 @@ def load_preference_dataset(
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} holds no tokenizer: pass the trainer its processing_class. {error}") from error
+    columns = {"document_column": document_column, "reference_column": reference_column}
+    rows = TextRows(dataset, "training", tokenizer, is_encoder_decoder=True, **columns)
+    rows[0]  # has all columns
     # Labels of a decoder-only model begin with what is ignored, the prompt.
-    is_encoder_decoder = list(dataset[0]["labels"][:1]) != [IGNORE_INDEX]
-    rows = TextRows(
-        dataset,
-        "training",
-        tokenizer,
-        is_encoder_decoder=is_encoder_decoder,
-        document_column=document_column,
-        reference_column=reference_column,
-    )
+    rows.is_encoder_decoder = list(dataset[0]["labels"][:1]) != [IGNORE_INDEX]
     if rows.digest() != state.settings["data"]:
         raise InputError(
             f"{path} was written for another training set, with other documents or references or in another order, or "

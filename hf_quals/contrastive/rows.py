@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 from transformers.trainer_utils import has_length
 
+from ..errors import InputError
 from .losses import IGNORE_INDEX
 
 
@@ -48,7 +49,7 @@ class TextRows:
         reference_column: str | None = None,
     ):
         if not has_rows(dataset):
-            raise ValueError(
+            raise InputError(
                 f"Sampling reads single rows of the {name} set: it must have a length, indices and a row at least, "
                 f"and {type(dataset).__name__} has not."
             )
@@ -63,7 +64,7 @@ class TextRows:
         row = self.dataset[index]
         for column in ("input_ids", "labels", *filter(None, (self.document_column, self.reference_column))):
             if column not in row:
-                raise ValueError(
+                raise InputError(
                     f"Row {index} of the {self.name} set has no column {column!r}; it has {', '.join(sorted(row))}."
                 )
         ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row["labels"])
@@ -78,7 +79,7 @@ class TextRows:
     def _text(self, row: dict[str, Any], index: int, column: str | None, decoded: str, ids: torch.Tensor) -> str:
         text = row[column] if column else decode(self.tokenizer, ids.tolist())
         if not len(ids) or not isinstance(text, str) or not text.strip():
-            raise ValueError(
+            raise InputError(
                 f"Row {index} of the {self.name} set has no text in column {column or decoded!r}, got {text!r}: "
                 "leave out rows without document or reference."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,12 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             self._check_checkpoints_are_whole(f"resume_from_checkpoint={resume_from_checkpoint!r}")
         if resume_from_checkpoint is True:
             # Found here and not by the parent: the negatives are restored before the parent reads its own state.
-            resume_from_checkpoint = _last_complete_checkpoint(Path(self.args.output_dir or "."))
+            folder = Path(self.args.output_dir or ".")
+            resume_from_checkpoint = last_complete_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"No valid checkpoint found in output directory ({folder}): train without resume_from_checkpoint."
+                )
         self._packable_length = None  # `model_init` makes another model
         if self.quals_callback is not None:
             self.quals_callback.begin(resume_from_checkpoint or None)
@@ -489,14 +495,15 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         }
 
 
-def _last_complete_checkpoint(folder: Path) -> str:
-    """The newest checkpoint that was written to its end: the trainer's state is the last of its files."""
+def last_complete_checkpoint(folder: str | os.PathLike) -> str | None:
+    """
+    The newest checkpoint in a folder that was written to its end, `None` if there is none: the trainer's state is the
+    last of its files.
+    """
     checkpoints = list(map(Path, sort_checkpoints(str(folder))))
     complete = [checkpoint for checkpoint in checkpoints if _is_json(checkpoint / TRAINER_STATE_NAME)]
     if not complete:
-        raise ValueError(
-            f"No valid checkpoint found in output directory ({folder}): train without resume_from_checkpoint."
-        )
+        return None
     if complete[-1] != checkpoints[-1]:
         logger.warning(f"{checkpoints[-1]} was not written to its end: going on from {complete[-1]}.")
     return str(complete[-1])

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,3 +183,8 @@ def write_study(
     check_outputs(files, inputs, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(files)
+    if overwrite:
+        # Of an earlier study, in other parts: nobody is to fill in what its key does not open any more.
+        for path in folder.glob("study*"):
+            if re.fullmatch(r"study(-\d+)?\.(html|csv)", path.name) and path not in files:
+                path.unlink()

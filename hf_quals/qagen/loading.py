@@ -174,7 +174,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it holds no values")
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}") from error
     return device
 
 
@@ -189,7 +189,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return torch.bfloat16 if fast else torch.float32
     named = getattr(torch, dtype, None)
     if not isinstance(named, torch.dtype):
-        raise ValueError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
+        raise InputError(f"dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     return named
 
 
@@ -203,7 +203,7 @@ def _find_template(
             return QATemplate.from_file(path)
     if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
         return QUESTION_SEP_ANSWER
-    raise ValueError(
+    raise InputError(
         f"{' and '.join(map(str, sources))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
         "Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with QATemplate.save_pretrained."
     )

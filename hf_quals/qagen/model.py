@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from ..errors import InputError
 from .attention import Head, Lookback, one_at_a_time
 from .decoding import diverse_beam_search
 from .loading import load
@@ -102,10 +103,10 @@ class QAGenModel:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: QATemplate):
         if tokenizer.eos_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no eos_token, which ends a question–answer pair.")
+            raise InputError(f"{type(tokenizer).__name__} has no eos_token, which ends a question–answer pair.")
         implementation = model.config._attn_implementation
         if implementation not in ("sdpa", "eager"):
-            raise ValueError(
+            raise InputError(
                 f"attn_implementation={implementation!r} cannot score several pairs behind one document under one "
                 "mask. Load the model with attn_implementation='sdpa' or 'eager'."
             )
@@ -216,7 +217,7 @@ class QAGenModel:
         start = getattr(self.model.config, "decoder_start_token_id", None)
         start = bos_token_id if start is None else start
         if start is None:
-            raise ValueError(
+            raise InputError(
                 f"{type(self.model).__name__} has neither decoder_start_token_id nor bos_token_id, one of which "
                 "starts what the decoder writes. Set model.generation_config.decoder_start_token_id, or add it to the "
                 "model's generation_config.json."
@@ -246,7 +247,7 @@ class QAGenModel:
         if self._positions:
             behind_text = 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
             if behind_text >= self._positions:
-                raise ValueError(
+                raise InputError(
                     f"Of the model's {self._positions} positions none is left for a text: {max_new_tokens} are a "
                     f"pair's (max_new_tokens) and {_ANSWER_TOKENS} an answer's. Write shorter pairs, or take a model "
                     "of more positions."
@@ -485,7 +486,7 @@ class QAGenModel:
             `ValueError`: for an encoder–decoder, or if a layer or head is none of the model's.
         """
         if self.is_encoder_decoder:
-            raise ValueError(
+            raise InputError(
                 "retrieval_heads are of decoder-only models: an encoder–decoder's decoder sees the text by "
                 "cross-attention alone, all of which rests on it."
             )
@@ -493,7 +494,7 @@ class QAGenModel:
         layers, num_heads = config.num_hidden_layers, config.num_attention_heads
         for layer, head in heads:
             if not (0 <= layer < layers and 0 <= head < num_heads):
-                raise ValueError(
+                raise InputError(
                     f"The model has {layers} layers of {num_heads} heads; there is no head {head} in layer {layer}. "
                     "recipes/find_retrieval_heads.py finds the heads of a model."
                 )
@@ -506,7 +507,7 @@ class QAGenModel:
             `ValueError`: if its template does not end with the answer.
         """
         if not self.template.pair.endswith("{answer}"):
-            raise ValueError(
+            raise InputError(
                 f"A QAGen that writes {self.template.pair!r} cannot be asked: the question must stand before the "
                 "answer, and nothing behind it."
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import logging
 
+from ..errors import InputError
 from .branches import Branches
 from .packing import Continuation, additive_mask, mask_behind_prompts, pack_continuations
 from .reading import Asked, Read, read_alone, read_from_encoder
@@ -62,10 +63,10 @@ def shareable_length(qagen: QAGenModel) -> float:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever an architecture's code raises that was made for something else
-        raise ValueError(f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}") from error
+        raise InputError(f"{name} cannot be used as a QAGen: to generate pairs from texts fails: {error}") from error
     expected = _log_probs(alone)
     if not _agree(qagen, [[pairs[-1].log_probs] for pairs in generated], expected):
-        raise ValueError(
+        raise InputError(
             f"{name} cannot be used as a QAGen: in a padded batch, token by token, it generates with other "
             "probabilities than it gives the same text in one pass. Models that see what follows, or that take "
             "padding for text, cannot be scored."

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from hf_quals import QualsScorer, generate_best_of
 from hf_quals.comparing.run import compare_systems
 from hf_quals.comparing.systems import Comparison
-from hf_quals.files import write_atomically
+from hf_quals.files import read_json_lines, read_kept_lines
 from hf_quals.judges.registry import make_judges
 from hf_quals.judges.rouge import RougeScorer
 from hf_quals.memory import reuse_freed_memory
@@ -62,7 +62,7 @@ class Arguments:
 
 def read_rows(path: str, limit: int | None) -> list[tuple[str, str]]:
     """Documents and references: sentences are joined, and of several summaries the first counts."""
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(path)
     return [(" ".join(row["source"]), row["target"][0]) for row in rows[:limit]]
 
 
@@ -71,9 +71,7 @@ def summarize(rows: list[tuple[str, str]], args: Arguments) -> list[list[str]]:
     names = ("model_name_or_path", "n", "prompt", "max_document_length", "max_new_tokens", "quals_model", "dtype")
     settings = {name: getattr(args, name) for name in names}
     path = Path(args.output_dir, "summaries.jsonl")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut off the last one
-    write_atomically(path, "".join(lines[: len(kept)]))
+    kept = read_kept_lines(path)
     for line, (document, _) in zip(kept, rows, strict=False):
         if line["settings"] != settings or line["document"] != document:
             raise ValueError(f"{path} holds summaries of other documents or settings: name another --output_dir.")

@@ -49,6 +49,7 @@ from hf_quals import (
     QualsConfig,
     QualsScorer,
 )
+from hf_quals.files import read_kept_lines
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.training import DataCollatorForQAGen, Pair, Passage, QAGenTrainer, tokenize_passages
@@ -445,7 +446,7 @@ def main():
     config = QualsConfig(num_beams=8, min_new_tokens=4, max_new_tokens=20)
     scorer = QualsScorer.from_pretrained(qagen, config=config, dtype="float32")
     path = output_dir / "results.jsonl"
-    results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    results = read_kept_lines(path)
     for seed in args.seeds:
         run_seed(seed, scorer, args, results, path)
     print_table([row for row in results if row["seed"] in args.seeds])

@@ -184,7 +184,8 @@ def read_swaps(path: str) -> list[Comparison]:
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    # At newlines alone: texts may hold other marks that end a line.
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         yield f"{path}, line {number}", json.loads(line)
 
 

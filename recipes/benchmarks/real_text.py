@@ -16,21 +16,24 @@ Scores are kept in `output_dir`; a run that was cut off goes on where it was.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from human_correlation import RougePrecision
-from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from hf_quals import QualsScorer
+from hf_quals import QualsConfig, QualsScorer
+from hf_quals.comparing.run import judge_rows, kept_scores
+from hf_quals.comparing.systems import Comparison
 from hf_quals.contrastive.tables import markdown
+from hf_quals.files import locked, read_json_lines
 from hf_quals.judges.entities import entity_precision, load_finder
+from hf_quals.judges.registry import Judge
 from hf_quals.judges.rouge import rouge
 from hf_quals.memory import reuse_freed_memory
+from hf_quals.quals.config import find_config
 
 
 PERCENTILES = (10, 30, 50, 70, 90)
@@ -66,8 +69,7 @@ def read_predictions(runs: list[str]) -> list[dict]:
     Raises:
         `ValueError`: if the runs have summarized different documents.
     """
-    files = [Path(run, "predictions.jsonl").read_text(encoding="utf-8").splitlines() for run in runs]
-    of_run = [[json.loads(line) for line in lines] for lines in files]
+    of_run = [read_json_lines(Path(run, "predictions.jsonl")) for run in runs]
     for run, rows in zip(runs, of_run, strict=True):
         keys = [[(row["document"], row["reference"]) for row in part] for part in (rows, of_run[0])]
         if keys[0] != keys[1]:
@@ -78,26 +80,22 @@ def read_predictions(runs: list[str]) -> list[dict]:
     ]
 
 
-def score_with_quals(rows: list[dict], path: Path, args: Arguments) -> np.ndarray:
-    """QUALS of shape `(documents, runs)`, kept in `path` with the summaries; NaN where there is no score."""
-    settings = {"model": args.model, "num_beams": args.num_beams}
-    kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    for row, line in zip(rows, kept, strict=False):
-        if line["settings"] != settings or line["summaries"] != row["summaries"]:
-            raise ValueError(f"{path} holds scores of other summaries or settings: delete it, or name another folder.")
-    scores = [line["quals"] for line in kept]
-    if len(scores) < len(rows):
-        scorer = QualsScorer.from_pretrained(args.model, dtype=args.dtype, num_beams=args.num_beams)
-    with path.open("a", encoding="utf-8") as file:
-        for row in tqdm(rows[len(scores) :], initial=len(scores), total=len(rows), desc="QUALS"):
-            written = [summary for summary in row["summaries"] if summary]
-            results = scorer.score([row["document"]] * len(written), written, batch_size=args.batch_size)
-            found = {summary: result.to_dict()["score"] for summary, result in zip(written, results, strict=True)}
-            scores.append([found.get(summary) for summary in row["summaries"]])
-            line = {"settings": settings, "summaries": row["summaries"], "quals": scores[-1]}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-    return np.array(scores[: len(rows)], dtype=float)
+def score_with_quals(rows: list[dict], config: QualsConfig, args: Arguments) -> np.ndarray:
+    """QUALS of shape `(documents, runs)`, kept in `output_dir`; NaN where there is no score."""
+    settings = {"model": args.model or "default", "dtype": args.dtype, **config.to_dict()}
+    judge = Judge(
+        "quals",
+        {"score": "score"},
+        lambda: QualsScorer.from_pretrained(args.model, config=config, dtype=args.dtype),
+        settings,
+    )
+    comparisons = [Comparison(row["document"], tuple(row["summaries"]), tuple(args.runs)) for row in rows]
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "quals.jsonl"):
+        kept = kept_scores(judge, comparisons, folder, resume=True)
+        judged = judge_rows(judge, comparisons, kept, batch_size=args.batch_size)
+    return np.array([row["score"] for row in judged], dtype=float)
 
 
 def difference(scores: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
@@ -130,9 +128,9 @@ def main():
     reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     rows = read_predictions(args.runs)
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    quals = score_with_quals(rows, output_dir / "quals.jsonl", args)
+    config = find_config(args.model)
+    config = config if args.num_beams is None else config.but(num_beams=args.num_beams)
+    quals = score_with_quals(rows, config, args)
 
     metrics = {"QUALS": quals}
     for name in ("rouge1", "rouge2", "rougeL"):
@@ -162,7 +160,7 @@ def main():
                     "95 % interval": f"{low:+.3f} to {high:+.3f}" if number else "",
                 }
             )
-    print(f"{len(rows)} documents, QUALS with {args.num_beams} beams, names found by {load_finder().name}\n")
+    print(f"{len(rows)} documents, QUALS with {config.num_beams} beams, names found by {load_finder().name}\n")
     print(markdown(table))
     for percentile, row in zip(PERCENTILES, sample_rows(quals[:, -1], quals[:, 0]), strict=False):
         print(f"\nPercentile {percentile} of the difference in QUALS: {rows[row]['document']}\n")
