@@ -96,3 +96,17 @@ def test_negatives_that_only_one_process_has_weigh_as_in_one_process(tmp_path, f
     own, both = trained(tmp_path / "both", 2, *options, sharded=sharded, num_train_epochs=1)
     assert logged(both, "loss") == pytest.approx(logged(alone, "loss"), rel=1e-4)
     assert_same_step(weights(tiny_model(family)), own, expected)
+
+
+@pytest.mark.slow
+def test_an_adapter_whose_base_is_sharded_trains_on_negatives_as_in_one_process(tmp_path):
+    """That a prompt can be shared is proved at the first step, of the sharded model."""
+    options = ("--family", "llama", "--num-rows", 8, "--fixed-negatives", "--lora")
+    expected, alone = trained(tmp_path / "alone", 1, *options, num_train_epochs=1, learning_rate=0.1)
+    own, both = trained(tmp_path / "both", 2, *options, sharded="fsdp2", num_train_epochs=1, learning_rate=0.1)
+    assert logged(both, "loss") == pytest.approx(logged(alone, "loss"), rel=1e-4)
+    learned = [name for name in expected if "lora_B" in name]
+    assert learned
+    for name in learned:
+        assert expected[name].abs().max() > 1e-3  # zero at the start
+        torch.testing.assert_close(own[name], expected[name], rtol=0, atol=1e-4)

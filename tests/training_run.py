@@ -11,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from conftest import tiny_model, tiny_qagen
 from contrastive_world import callback, emptied, rows, trainer, weights, without_dropout
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -57,6 +58,7 @@ def main(arguments=None):
     parser.add_argument("--num-rows", type=int, default=16)
     parser.add_argument("--num-triples", type=int, default=6)
     parser.add_argument("--fixed-negatives", action="store_true", help="no QualsCallback; two of four rows have none")
+    parser.add_argument("--lora", action="store_true", help="trains an adapter")
     parser.add_argument("--no-dropout", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-at-score", type=int, help="SIGKILL at this call of the scorer")
@@ -69,6 +71,8 @@ def main(arguments=None):
         take_the_cpu_for_an_accelerator()
     model = tiny_model(options.family)
     model = without_dropout(model) if options.no_dropout else model
+    if options.lora:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"]))
     scorer = Counted(tiny_qagen("bart"), QualsConfig(num_beams=8))
     chooser = callback(scorer, num_triples=options.num_triples)
     Counted.calls, Counted.kill_at = 0, options.kill_at_score
@@ -90,7 +94,9 @@ def main(arguments=None):
     if run.args.push_to_hub:
         run.push_to_hub()
     if run.is_world_process_zero():
-        if options.sharded:
+        if options.sharded and options.lora:
+            model = PeftModel.from_pretrained(tiny_model(options.family), options.folder)
+        elif options.sharded:
             model = type(model).from_pretrained(options.folder)
         save_file(weights(model), options.folder / "weights.safetensors")
         state = chooser.state
