@@ -155,7 +155,7 @@ def test_scalars_of_numpy_and_torch_are_scores_and_infinite_ones_count_as_none(g
         ([SimpleNamespace(score="0.5")], "got namespace"),
         ([SimpleNamespace(score=torch.zeros(2))], "got namespace"),
         ([0.5], "got 0.5"),
-        ([], "'brevity' gave 0 results for 1 summaries"),
+        ([], "brevity returned 0 results for 1 summaries"),
     ],
 )
 def test_what_is_no_score_is_refused(results, message):

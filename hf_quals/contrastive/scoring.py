@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..scorers import Scorer
+from ..scorers import Scorer, score_written
 
 
 logger = logging.get_logger(__name__)
@@ -42,16 +42,11 @@ def score_results(
     scorer: Scorer, rows: Sequence[tuple[str, str, str]], batch_size: int
 ) -> dict[tuple[str, str, str], Any]:
     """The result of each distinct row whose summary is not blank."""
-    distinct = list(dict.fromkeys(row for row in rows if row[1].strip()))
-    if not distinct:
-        return {}
-    documents, summaries, references = map(list, zip(*distinct, strict=True))
-    results = scorer.score(
-        documents, summaries, references=references if scorer.reads_references else None, batch_size=batch_size
-    )
-    if len(results) != len(distinct):
-        raise ValueError(f"The scorer {scorer.name!r} gave {len(results)} results for {len(distinct)} summaries.")
-    return dict(zip(distinct, results, strict=True))
+    distinct = list(dict.fromkeys(rows))
+    documents, summaries, references = ([row[column] for row in distinct] for column in range(3))
+    given = references if scorer.reads_references else None
+    results = score_written(scorer, documents, summaries, references=given, batch_size=batch_size)
+    return {row: result for row, result in zip(distinct, results, strict=True) if result is not None}
 
 
 def as_scores(
