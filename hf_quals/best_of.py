@@ -200,6 +200,10 @@ def generate_best_of(
     template = QATemplate(prompt=prompt or ("{text}" if sampler.is_encoder_decoder else "{text}\n\nTL;DR:"))
     if positions := num_positions(model.config):
         behind_document = 0 if sampler.is_encoder_decoder else max_new_tokens
+        if behind_document >= positions:
+            raise InputError(
+                f"{max_new_tokens=} takes all of the model's {positions} positions: none is left for a document."
+            )
         max_document_length = min(max_document_length, positions - behind_document)
     encoded = template.encode_texts(
         tokenizer, documents, max_length=max_document_length, is_encoder_decoder=sampler.is_encoder_decoder

@@ -259,6 +259,11 @@ def test_a_document_longer_than_the_models_positions_is_cut_to_them(family, capl
     assert f"1 of 1 documents lose their end: the model reads {positions} tokens" in caplog.text
 
 
+def test_summaries_as_long_as_the_models_positions_are_refused():
+    with pytest.raises(ValueError, match="max_new_tokens=1200 takes all of the model's 1200 positions"):
+        best_of("llama", DOCUMENTS, 1, max_new_tokens=1200)
+
+
 # ---- The benchmark ----
 
 

@@ -2,6 +2,7 @@ import csv
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -404,6 +405,16 @@ def test_outputs_are_replaced_only_when_asked_to(study, systems, tmp_path):
     assert invoke(*command, "--overwrite")[0] == 0
     assert sorted(path.name for path in study.iterdir()) == ["key.json", "study.csv", "study.html"]
     # No part of the old study stays, which the new key does not open; what is no part of it does.
+    status, printed = invoke(*command, "--annotators", 2)
+    assert (status, "exists. Pass --overwrite" in printed) == (2, True)
+    rows = [json.loads(line) for line in Path(systems[0]).read_text().splitlines()]
+    with (study / "study-1.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["document", "summary"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    status, printed = invoke(command[0], study / "study-1.csv", *command[2:], "--overwrite")
+    assert (status, "study-1.csv is an input" in printed) == (2, True)
+    (study / "study-1.csv").unlink()
     (study / "study-notes.html").write_text("mine")
     for annotators, parts in ((2, ["study-1", "study-2"]), (1, ["study"])):
         assert invoke(*command, "--annotators", annotators, "--overwrite")[0] == 0

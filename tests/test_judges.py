@@ -18,7 +18,14 @@ from hf_quals.errors import InputError
 from hf_quals.files import markdown_table
 from hf_quals.judges import registry
 from hf_quals.judges.entities import EntityScorer, RuleFinder
-from hf_quals.judges.registry import Judge, default_judges, make_judges, register_judge, registered_judges
+from hf_quals.judges.registry import (
+    Judge,
+    default_judges,
+    make_judges,
+    register_judge,
+    registered_judges,
+    weights_of,
+)
 from hf_quals.judges.rouge import RougeScorer
 from hf_quals.scorers import by_document
 
@@ -29,6 +36,16 @@ NAMES = ["entity", "factcc", "qags", "quals", "rouge"]
 @pytest.fixture
 def options(tmp_path, tiny_causal_folder):
     return {"model": tiny_causal_folder, "factcc_model": save_classifier(tmp_path / "classifier")}
+
+
+def test_that_the_default_model_cannot_be_had_is_not_taken_for_a_name_that_loading_refuses(monkeypatch, tmp_path):
+    def unreachable():
+        raise OSError("no index")
+
+    monkeypatch.setattr("hf_quals.qagen.loading.default_base_model", unreachable)
+    with pytest.raises(OSError, match="no index"):
+        weights_of()
+    assert weights_of(str(tmp_path / "nothing")) is None
 
 
 def test_every_judge_of_the_package_is_found():

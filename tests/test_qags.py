@@ -8,7 +8,7 @@ from conftest import SUMMARIZER_SETTINGS, all_warnings, tiny_model, tiny_qagen, 
 from hypothesis import given
 from hypothesis import strategies as st
 from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
-from transformers import BertForQuestionAnswering
+from transformers import BartForQuestionAnswering, BertForQuestionAnswering
 
 from hf_quals import QAGenModel, QATemplate
 from hf_quals.judges.entities import RuleFinder
@@ -16,7 +16,7 @@ from hf_quals.judges.qags import QagsScorer
 from hf_quals.judges.qags.answers import normalize_answer, token_f1
 from hf_quals.judges.qags.qagen_reader import QAGenReader
 from hf_quals.judges.qags.readers import ExtractiveReader, best_span
-from hf_quals.judges.qags.scorer import candidates
+from hf_quals.judges.qags.scorer import _settings_of, candidates
 from hf_quals.judges.qags.writers import QAGenQuestionWriter, Seq2SeqQuestionWriter, WrittenQuestion
 
 
@@ -95,6 +95,17 @@ def test_reader_takes_the_best_span_of_all_windows_or_none(batch_size):
         for text, part in zip(TEXTS, QUESTIONS, strict=True)
     ]
     assert any(answers[0] + answers[1])
+
+
+def test_readers_that_differ_in_their_head_alone_are_told_apart():
+    """Of a BART something else is called `model`, too: all but its head."""
+    identities = set()
+    for bias in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = BartForQuestionAnswering(tiny_model("bart").config)
+        torch.nn.init.constant_(model.qa_outputs.bias, bias)
+        identities.add(_settings_of(ExtractiveReader(model, tiny_tokenizer("bart")))["weights"])
+    assert len(identities) == 2
 
 
 def test_reader_may_find_no_answer():

@@ -161,7 +161,8 @@ def write_study(
 ) -> None:
     """
     Writes `study.html` and `study.csv` for the annotators, and `key.json`, which they must not see. In several parts,
-    which annotators share out among them, `study-1.html`, `study-1.csv` and so on.
+    which annotators share out among them, `study-1.html`, `study-1.csv` and so on. Of an earlier study in the folder
+    no part is left.
 
     The names are those of the systems, for the key. The folder is made if it does not exist.
 
@@ -180,11 +181,11 @@ def write_study(
         # Excel takes a file without the mark for Latin-1.
         files[path.with_suffix(".csv")] = study.table(part, num_parts).encode("utf-8-sig")
     files[folder / "key.json"] = json.dumps(study.key(names), indent=1, ensure_ascii=False).encode()
-    check_outputs(files, inputs, overwrite=overwrite)
+    # Of an earlier study, in other parts: nobody is to fill in what its key does not open any more.
+    others = [path for path in folder.glob("study*") if re.fullmatch(r"study(-\d+)?\.(html|csv)", path.name)]
+    others = [path for path in others if path not in files]
+    check_outputs([*files, *others], inputs, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     write_files(files)
-    if overwrite:
-        # Of an earlier study, in other parts: nobody is to fill in what its key does not open any more.
-        for path in folder.glob("study*"):
-            if re.fullmatch(r"study(-\d+)?\.(html|csv)", path.name) and path not in files:
-                path.unlink()
+    for path in others:
+        path.unlink()
