@@ -25,7 +25,8 @@ Its control, maximum likelihood for as many more steps:
         --model_name_or_path results/scitldr/mle --max_steps 24 --output_dir results/scitldr_none
 
 Stages write into `output_dir/mle` and `output_dir/conseq`: the model, its card, `predictions.jsonl` (document,
-reference, summary and QUALS of each held-out row) and `all_results.json`. The same command given again goes on where
+reference, summary and QUALS of each held-out row), `all_results.json`, and, where S+ and S- were chosen,
+`preferences.jsonl`, which `dpo.py` trains on. The same command given again goes on where
 it was cut off, and leaves a finished stage as it is.
 """
 
@@ -282,6 +283,7 @@ def run_stage(
         summaries, references = (decode(tokenizer, ids) for ids in (predictions.predictions, predictions.label_ids))
         return mean_rouge_scores(references, summaries)
 
+    callback = selection_callback(args.selection, config, scorer) if is_contrastive else None
     trainer = ContrastiveSeq2SeqTrainer(
         model=model,
         args=training_args,
@@ -291,9 +293,11 @@ def run_stage(
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, pad_to_multiple_of=16),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
-        callbacks=[selection_callback(args.selection, config, scorer)] if is_contrastive else [],
+        callbacks=[callback] if callback else [],
     )
     metrics = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder)).metrics
+    if callback and trainer.is_world_process_zero():
+        write_table(callback.preference_dataset().to_list(), folder / "preferences.jsonl")
     trainer.save_model()
     metrics |= evaluate(trainer, held_out, scorer, config.batch_size) | {"steps": trainer.state.global_step}
     is_file = Path(args.dataset).suffix in BUILDERS

@@ -2,10 +2,10 @@
 Trains a decoder-only summarizer on S+ and S- with TRL's DPOTrainer, as an alternative to the losses of conseq.py.
 
     pip install -c constraints.txt -e '.[trl]'
-    hf-quals preferences results/conseq/checkpoint-24 train.parquet --output preferences.jsonl
-    python recipes/dpo.py --model_name_or_path results/mle --preferences preferences.jsonl --output_dir results/dpo
+    python recipes/dpo.py --model_name_or_path results/mle --preferences results/conseq/preferences.jsonl \\
+        --output_dir results/dpo
 
-`train.parquet` is the training set of that checkpoint: `train_dataset.to_parquet("train.parquet")`.
+`conseq.py` has written the preferences; of a training of your own `hf-quals preferences` does.
 """
 
 from dataclasses import dataclass, field

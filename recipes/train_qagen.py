@@ -185,6 +185,10 @@ def evaluate_reading(model: QAGenModel, passages: Sequence[Passage]) -> dict[str
     }
 
 
+def num_pairs(passages: Sequence[Passage]) -> int:
+    return sum(len(passage.pairs) for passage in passages)
+
+
 def main():
     args, training_args = parse_arguments(QAGenArguments, Seq2SeqTrainingArguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -193,6 +197,7 @@ def main():
     set_seed(training_args.seed)
 
     passages = [passage for name in args.train_data for passage in load_squad(name)]
+    num_read = num_pairs(passages)
     if args.normal_form:
         passages = [in_normal_form(passage) for passage in passages]
     train, held_out = hold_out(passages, args.held_out, training_args.seed)
@@ -221,6 +226,11 @@ def main():
         for seed in range(training_args.seed, training_args.seed + args.variants)
         for text in vary_lengths(train, seed=seed, **shares)
     ]
+    left_out = {
+        "answer_not_in_normal_form": num_read - num_pairs([*train, *held_out]),
+        "answer_over_the_end_of_a_sentence": args.variants * num_pairs(train) - num_pairs(varied),
+    }
+    logger.info("Questions left out: %s", left_out)
     if args.ranking_weight:
         varied = with_distractors(varied, training_args.seed, args.num_distractors, args.num_foreign_distractors)
     train_features, train_counts = features(varied, question_share=args.question_share, seed=training_args.seed)
@@ -247,6 +257,7 @@ def main():
     metrics = {
         **result.metrics,
         **trainer.evaluate(),
+        "questions_left_out": left_out,
         "train_data": train_counts,
         "held_out_data": eval_counts,
         "steps": trainer.state.global_step,

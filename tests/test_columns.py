@@ -108,11 +108,14 @@ def test_text_of_a_result_names_the_pair_to_blame_and_what_was_not_seen():
     ]
 
 
-def test_text_of_a_result_says_how_the_summary_as_a_whole_is_read_where_that_counts():
-    result = dataclasses.replace(RESULT, log_likelihood=-1.854)
+def test_text_of_a_result_names_the_parts_of_a_score_that_has_several():
+    config = QualsConfig(likelihood_weight=2, attention_weight=10, retrieval_heads=((0, 0),))
+    result = dataclasses.replace(RESULT, log_likelihood=-1.854, document_attention=0.75, config=config)
     assert as_text("Ann came in May.", result).splitlines()[2] == (
-        "Read as a whole: mean log p of its tokens given the document -1.85."
+        "Parts:   pairs -1.50; likelihood -3.71 (mean log p of the summary's tokens given the document: -1.85); "
+        "attention -2.50 (share on the document, where it is lowest: 0.75)"
     )
+    assert result.parts == {"pairs": -1.5, "likelihood": -3.708, "attention": -2.5}
 
 
 def test_text_of_a_result_without_pairs_says_why():

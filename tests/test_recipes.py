@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
 from hf_quals import QualsCallbackConfig, QualsConfig
+from hf_quals.files import read_json_lines
 from hf_quals.judges.rouge import RougeScorer, rouge
 
 
@@ -144,6 +145,9 @@ def test_both_stages_train_evaluate_and_describe_a_model_and_are_not_done_twice(
         assert str(world) not in card
     assert json.loads((tmp_path / "mle" / "all_results.json").read_text())["steps"] == 8  # 16 documents, 1 epoch
     assert json.loads((tmp_path / "conseq" / "all_results.json").read_text())["steps"] == 6  # 6 triples, 2 epochs
+    preferences = read_json_lines(tmp_path / "conseq" / "preferences.jsonl")
+    assert len(preferences) == 6
+    assert all(row["chosen"].strip() in {row["summary"] for row in rows("bart", 16)} for row in preferences)
     weights = [load_file(tmp_path / stage / "model.safetensors") for stage in ("mle", "conseq")]
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 

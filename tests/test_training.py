@@ -196,6 +196,17 @@ def test_pair_whose_text_offers_nothing_else_has_no_distractor():
     assert passage.pairs[0].distractors == ()
 
 
+def test_questions_that_are_left_out_are_counted(tmp_path, caplog):
+    answers = [{"text": "Fury", "answer_start": 0}]
+    qas = [("Who won?", answers), ("who  won?", answers), ("Who lost?", []), ("Who fell?", [])]
+    paragraph = {"context": "Fury won.", "qas": [{"question": question, "answers": a} for question, a in qas]}
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    (passage,) = load_squad(path)
+    assert len(passage.pairs) == 1
+    assert "left out 2 questions without an answer and 1 that were asked of their passage before" in caplog.text
+
+
 def test_passages_in_normal_form_keep_their_answers_in_place():
     passage = Passage("A \u201cdeal\u201d of £ 1 m , Lewis 's first .", (Pair("How much ?", "£ 1 m", 12),), "money")
     (pair,) = in_normal_form(passage).pairs

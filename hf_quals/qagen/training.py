@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -27,6 +28,8 @@ from .template import QATemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _MOST_PAIR_TOKENS = 512
 # Answers of other texts looked at for each that is wanted: nearly always one is not in the text at hand.
@@ -61,7 +64,8 @@ def load_squad(name_or_path: str | os.PathLike, split: str = "train") -> list[Pa
     Reads question–answer data in SQuAD's form, from a JSON file or from the Hub.
 
     Of several annotated answers the shortest is taken: QUALS looks for facts, and the shortest span is closest to one.
-    Questions without an answer (SQuAD 2) are left out, as are passages left without a question.
+    Questions without an answer (SQuAD 2) and those asked of a passage before are left out, with a warning that counts
+    them, as are passages left without a question.
 
     Args:
         name_or_path (`str` or `os.PathLike`):
@@ -99,6 +103,7 @@ def load_squad(name_or_path: str | os.PathLike, split: str = "train") -> list[Pa
         )
 
     passages: dict[str, tuple[str, dict[str, Pair]]] = {}
+    unanswered = repeated = 0
     for title, context, question, answers in rows:
         for text, start in answers:
             if context[start : start + len(text)] != text:
@@ -108,9 +113,20 @@ def load_squad(name_or_path: str | os.PathLike, split: str = "train") -> list[Pa
                 )
         spans = [(text.strip(), start + len(text) - len(text.lstrip())) for text, start in answers if text.strip()]
         question = _clean_question(question)
-        if spans and question:
-            text, start = min(spans, key=lambda span: len(span[0]))
-            passages.setdefault(context, (title, {}))[1].setdefault(question, Pair(question, text, start))
+        if not (spans and question):
+            unanswered += 1
+            continue
+        text, start = min(spans, key=lambda span: len(span[0]))
+        pairs = passages.setdefault(context, (title, {}))[1]
+        repeated += question in pairs
+        pairs.setdefault(question, Pair(question, text, start))
+    if unanswered or repeated:
+        logger.warning(
+            "%s: left out %d questions without an answer and %d that were asked of their passage before.",
+            name_or_path,
+            unanswered,
+            repeated,
+        )
     return [Passage(text, tuple(pairs.values()), group) for text, (group, pairs) in passages.items()]
 
 
@@ -137,7 +153,10 @@ def _clean_question(question: str) -> str:
 
 
 def in_normal_form(passage: Passage) -> Passage:
-    """A passage as the scorer shows it to the model: text, questions and answers in normal form ([`normalize`])."""
+    """
+    A passage as the scorer shows it to the model: text, questions and answers in normal form ([`normalize`]), without
+    the pairs whose answer is nothing then, or not found in the text.
+    """
     text = normalize(passage.text)
     pairs = []
     for pair in passage.pairs:

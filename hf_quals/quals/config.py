@@ -166,16 +166,34 @@ class QualsConfig:
         Raises:
             `ValueError`: if one of them counts and is not given.
         """
-        score = VARIANTS[self.variant](pairs)
+        return sum(self.parts(pairs, log_likelihood, document_attention).values())
+
+    def parts(
+        self, pairs: Pairs, log_likelihood: float | None = None, document_attention: float | None = None
+    ) -> dict[str, float]:
+        """
+        What the score is the sum of.
+
+        Args:
+            pairs, log_likelihood, document_attention: As for [`~QualsConfig.score`].
+
+        Returns:
+            `dict[str, float]`: `pairs`, their form; and, as far as they count, `likelihood` (`likelihood_weight *
+            log_likelihood`) and `attention` (`-attention_weight * (1 - document_attention)`). NaN without a pair.
+
+        Raises:
+            `ValueError`: if one of them counts and is not given.
+        """
+        parts = {"pairs": VARIANTS[self.variant](pairs)}
         for name, weight, value, best in (
-            ("likelihood_weight", self.likelihood_weight, log_likelihood, 0),
-            ("attention_weight", self.attention_weight, document_attention, 1),
+            ("likelihood", self.likelihood_weight, log_likelihood, 0),
+            ("attention", self.attention_weight, document_attention, 1),
         ):
             if weight and pairs:
                 if value is None:
-                    raise ValueError(f"{name}={weight} needs what the document makes of the summary, got none.")
-                score -= weight * (best - value)
-        return score
+                    raise ValueError(f"{name}_weight={weight} needs what the document makes of the summary, got none.")
+                parts[name] = -weight * (best - value)
+        return parts
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON's types."""

@@ -72,13 +72,17 @@ def what_it_says(result: QualsResult | None) -> str:
 
 
 def remarks(result: QualsResult | None) -> list[str]:
-    """A sentence on the summary as a whole, where it was read, and those of [`not_seen`]."""
-    if result is None or result.log_likelihood is None:
+    """The parts of the score, where it has several, and the sentences of [`not_seen`]."""
+    if result is None or not result.pairs or len(parts := result.parts) == 1:
         return not_seen(result)
-    whole = f"Read as a whole: mean log p of its tokens given the document {result.log_likelihood:.2f}"
-    if result.document_attention is not None:
-        whole += f"; attention to the document, where it is lowest, {result.document_attention:.2f}"
-    return [whole + ".", *not_seen(result)]
+    shown = [f"pairs {parts['pairs']:.2f}"]
+    if "likelihood" in parts:
+        mean = f"mean log p of the summary's tokens given the document: {result.log_likelihood:.2f}"
+        shown.append(f"likelihood {parts['likelihood']:.2f} ({mean})")
+    if "attention" in parts:
+        share = f"share on the document, where it is lowest: {result.document_attention:.2f}"
+        shown.append(f"attention {parts['attention']:.2f} ({share})")
+    return ["Parts:   " + "; ".join(shown), *not_seen(result)]
 
 
 def not_seen(result: QualsResult | None) -> list[str]:

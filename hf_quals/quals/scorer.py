@@ -141,6 +141,11 @@ class QualsResult:
         return len(self.pairs)
 
     @property
+    def parts(self) -> dict[str, float]:
+        """What the score is the sum of: see [`QualsConfig.parts`]."""
+        return self.config.parts(self.pairs, self.log_likelihood, self.document_attention)
+
+    @property
     def probability(self) -> float | None:
         """The probability that people would call the summary consistent; `None` without score or calibration."""
         if self.config.calibration is None or math.isnan(self.score):
