@@ -168,11 +168,14 @@ def score(
     given = {name: value for name, value in method.items() if value is not None}
 
     def settings() -> dict[str, Any]:
+        from .judges.registry import computed_dtype
         from .qagen.identity import weights_identity
 
+        _check_device(device)
+        computed = computed_dtype(dtype, device)
         try:
             config = find_config(model, adapter).but(**given).to_dict()
-            return {"weights": weights_identity(model, adapter), "dtype": dtype, **config}
+            return {"weights": weights_identity(model, adapter), "dtype": computed, **config}
         except (OSError, ValueError) as error:
             raise InputError(_naming_model(model, error)) from error
 
@@ -284,7 +287,8 @@ def explain(
 def _load(model: str | None, **options: Any) -> QualsScorer:
     from .quals.scorer import QualsScorer
 
-    _check_device(options.get("device"))
+    with _refusing():
+        _check_device(options.get("device"))
     _say(f"Loading {model or 'the default model, which is unpacked the first time'} …")
     try:
         return QualsScorer.from_pretrained(model, **options)
@@ -448,10 +452,11 @@ def evaluate(
     if resume and (overwrite or output is None):
         raise _refusal("--resume goes with --output, and not with --overwrite.")
     try:
-        from .comparing.run import compare_systems, scores_folder, write_table
+        from .comparing.table import write_table
     except ModuleNotFoundError as error:
         raise _refusal(f"{error}. Run: pip install 'hf-quals[benchmarks]'") from error
     from .comparing.rows import Source
+    from .comparing.run import compare_systems, scores_folder
     from .comparing.systems import join_systems, system_names
     from .judges.registry import costs, default_judges, make_judges
 
@@ -475,17 +480,17 @@ def evaluate(
         wanted = (
             [name.strip() for name in judges.split(",")] if judges is not None else default_judges(with_references)
         )
+        _check_device(device)
         chosen = make_judges(
             wanted,
             model=model,
             factcc_model=factcc_model,
             device=device,
-            dtype=None if dtype == "auto" else dtype,
+            dtype=dtype,
             num_beams=num_beams,
             max_pairs=max_pairs,
             variant=variant,
         )
-        _check_device(device)
         print(costs(wanted, with_references), file=sys.stderr)
         table = compare_systems(comparisons, systems, chosen, folder, html=html, resume=resume, batch_size=batch_size)
         if output is not None:
@@ -743,7 +748,7 @@ def _is_file(value: str) -> bool:
 
 
 def _check_device(device: str | None) -> None:
-    """Refuses a device that this machine does not have, and says which it has."""
+    """Raises [`InputError`] for a device that this machine does not have, and says which it has."""
     if device is None:
         return
     import torch
@@ -756,7 +761,7 @@ def _check_device(device: str | None) -> None:
         kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         here = [f"{kind.type}:{number}" for number in range(torch.accelerator.device_count())] if kind else []
         what = str(error).split(": Expected one of")[0]  # all that torch was ever built for
-        raise _refusal(f"{what}. This machine has {', '.join(['cpu', *here])}.") from error
+        raise InputError(f"{what}. This machine has {', '.join(['cpu', *here])}.") from error
 
 
 def _naming_model(model: str | None, error: Exception) -> str:
@@ -783,7 +788,7 @@ def _refusing(how_to_go_on: str | None = None) -> Iterator[None]:
     """Says what is to be mended, without a traceback; and behind work that a signal stops, how to go on."""
     try:
         yield
-    except (InputError, PublishError, OSError) as error:
+    except (InputError, PublishError, OSError, ImportError) as error:  # the last: of an extra that is not installed
         raise _refusal(str(error)) from error
     except KeyboardInterrupt:
         if how_to_go_on is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hf_quals.memory import reuse_freed_memory
+from hf_quals.qagen import loading
 from hf_quals.qagen.default import BASE_MODEL_ID, default_base_model
 
 
@@ -108,8 +109,12 @@ def base_and_adapter(name_or_path: str | None) -> tuple[str, str | None]:
     name = name_or_path or default_base_model()
     if not Path(name, "adapter_config.json").is_file():
         return name, None
-    base = PeftConfig.from_pretrained(name).base_model_name_or_path
-    return (default_base_model() if base == BASE_MODEL_ID else base), name
+    return loading.base_and_adapter(name)[0].name_or_path, name
+
+
+def base_options(adapter: str | None) -> dict[str, Any]:
+    """Where on the Hub the base of an adapter is: the `revision` that the adapter names, if it does."""
+    return loading.base_and_adapter(adapter)[0].options if adapter else {}
 
 
 def load_model(args: ModelArguments, name_or_path: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -128,10 +133,11 @@ def load_model(args: ModelArguments, name_or_path: str | None = None) -> tuple[A
     """
     base, adapter = base_and_adapter(name_or_path or args.model_name_or_path)
     has_tokenizer = adapter and Path(adapter, "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base)
-    is_encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
+    options = base_options(adapter)
+    tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, **options)
+    is_encoder_decoder = AutoConfig.from_pretrained(base, **options).is_encoder_decoder
     auto_class = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
-    model = auto_class.from_pretrained(base, dtype=args.dtype, attn_implementation=args.attn_implementation)
+    model = auto_class.from_pretrained(base, dtype=args.dtype, attn_implementation=args.attn_implementation, **options)
     if base == default_base_model():
         # Where this machine keeps the weights is no name for others.
         model.name_or_path = model.config._name_or_path = BASE_MODEL_ID

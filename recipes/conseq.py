@@ -37,6 +37,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,7 +45,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from common import ModelArguments, given, load_model, parse_arguments, with_prefix
 from datasets import Dataset, load_dataset
 from transformers import DataCollatorForSeq2Seq, set_seed
@@ -57,6 +58,7 @@ from hf_quals import (
     QualsConfig,
     QualsScorer,
 )
+from hf_quals.contrastive.checks import check_settings
 from hf_quals.contrastive.evaluation import table_metrics, write_table
 from hf_quals.contrastive.scoring import score_summaries
 from hf_quals.contrastive.trainer import last_complete_checkpoint
@@ -141,6 +143,12 @@ class ConseqArguments(ModelArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        is_same = self.eval_dataset in (None, self.dataset)
+        if is_same and (Path(self.dataset).suffix in BUILDERS or self.eval_split == self.train_split):
+            raise ValueError(
+                f"The rows to evaluate on would be those to train on: name other ones with --eval_dataset, or another "
+                f"split of {self.dataset} with --eval_split."
+            )
         if self.max_summary_length < 2:
             raise ValueError(f"max_summary_length must be at least 2, got {self.max_summary_length}.")
 
@@ -296,9 +304,10 @@ def run_stage(
         callbacks=[callback] if callback else [],
     )
     metrics = trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder)).metrics
-    if callback and trainer.is_world_process_zero():
-        write_table(callback.preference_dataset().to_list(), folder / "preferences.jsonl")
     trainer.save_model()
+    if callback and trainer.is_world_process_zero():
+        # Behind what `push_to_hub` sends with the model: it holds documents.
+        write_table(callback.preference_dataset().to_list(), folder / "preferences.jsonl")
     metrics |= evaluate(trainer, held_out, scorer, config.batch_size) | {"steps": trainer.state.global_step}
     is_file = Path(args.dataset).suffix in BUILDERS
     trainer.create_model_card(dataset=Path(args.dataset).name if is_file else args.dataset)
@@ -323,8 +332,9 @@ def evaluate(
     trainer: ContrastiveSeq2SeqTrainer, held_out: Dataset, scorer: QualsScorer, batch_size: int
 ) -> dict[str, float]:
     """Summarizes and scores the held-out rows, and writes `predictions.jsonl`."""
-    # Whatever a model's generation settings and the loader of its training say: all rows, and nothing by chance.
-    trainer.args.dataloader_drop_last = False
+    # Whatever a model's generation settings and the loader of its training say: all rows, in order, none by chance.
+    trainer.args.dataloader_drop_last, trainer.args.dataloader_in_order = False, True
+    trainer.args.train_sampling_strategy = "sequential"
     output = trainer.predict(held_out, metric_key_prefix="eval", do_sample=False)
     # Several processes have seen some of the first rows again, to fill the last batches.
     summaries = decode(trainer.processing_class, output.predictions)[: len(held_out)]
@@ -342,10 +352,10 @@ def evaluate(
     metrics = {
         **(output.metrics or {}),
         **{f"eval_{name}": value for name, value in mean_rouge_scores(held_out["reference"], summaries).items()},
-        **table_metrics(table, "quals", "eval"),
     }
-    trainer.log(dict(metrics))
-    return metrics
+    # Not "eval": that is the score of a sample, which was logged before training.
+    trainer.log({**metrics, **table_metrics(table, "quals", "test")})
+    return {**metrics, **table_metrics(table, "quals", "eval")}
 
 
 def mean_rouge_scores(references: Sequence[str], summaries: Sequence[str]) -> dict[str, float]:
@@ -364,6 +374,12 @@ def main():
     args, config, quals, training_args = parse_arguments(*ARGUMENTS, **PAPER)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.utils.logging.set_verbosity_info()
+    if find_spec("rouge_score") is None:
+        raise ImportError("Evaluations need rouge_score: pip install 'hf-quals[benchmarks]'.")
+    if args.stage != "mle" and args.selection != "none":
+        # Now and not behind the first stage.
+        is_sharded = any(parse_flag_from_env(f"ACCELERATE_USE_{engine}") for engine in ("FSDP", "DEEPSPEED"))
+        check_settings(training_args, config, is_sharded=is_sharded)
     with training_args.main_process_first():
         texts = {
             "train": load_texts(args.dataset, args.train_split, args.max_train_samples, args),

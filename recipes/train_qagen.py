@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from common import ModelArguments, base_and_adapter, load_model, parse_arguments
+from common import ModelArguments, base_and_adapter, base_options, load_model, parse_arguments
 from transformers import Seq2SeqTrainingArguments, set_seed
 
 from hf_quals import QAGenModel, QAPair
@@ -269,9 +269,11 @@ def main():
     trainer.save_model()
     template.save_pretrained(output_dir)
     if args.generate_on:
-        base, _ = base_and_adapter(args.model_name_or_path)
-        adapter = output_dir if args.lora_r else None
-        qagen = QAGenModel.from_pretrained(base if adapter else output_dir, adapter=adapter)
+        if args.lora_r:
+            base, before = base_and_adapter(args.model_name_or_path)
+            qagen = QAGenModel.from_pretrained(base, adapter=output_dir, **base_options(before))
+        else:
+            qagen = QAGenModel.from_pretrained(output_dir)
         some = held_out[: args.generate_on]
         metrics.update(evaluate_generation(qagen, [passage.text for passage in some]))
         metrics.update(evaluate_reading(qagen, with_distractors(some, training_args.seed)))

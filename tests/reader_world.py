@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 
 WORDS = "lewis klitschko joshua fury says that is hurt by his defeat to won lost the in who what when . ?".split()
+LABELS = {0: "CORRECT", 1: "INCORRECT"}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
@@ -41,9 +42,8 @@ def tiny_bert(model_class, **options):
     return model_class(config).eval()
 
 
-def save_classifier(folder) -> str:
+def save_classifier(folder, labels=LABELS) -> str:
     """A random classifier of two labels and its tokenizer, for windows of up to 200 tokens: more than they share."""
-    labels = {0: "CORRECT", 1: "INCORRECT"}
     tiny_bert(BertForSequenceClassification, num_labels=2, id2label=labels).save_pretrained(folder)
     tokenizer = tiny_bert_tokenizer()
     tokenizer.model_max_length = 200

@@ -2,13 +2,16 @@
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
+from reader_world import save_classifier
 from typer.testing import CliRunner
 
 from hf_quals import QAGenModel, QualsConfig, QualsScorer, Ranking, Scorer, generate_best_of, rerank
@@ -16,7 +19,7 @@ from hf_quals.cli import app
 from hf_quals.comparing.rerank_file import rerank_file
 from hf_quals.comparing.rows import Source
 from hf_quals.judges.registry import Judge
-from hf_quals.judges.rouge import RougeScorer
+from hf_quals.judges.rouge import RougeScorer, _rouge_score
 
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "recipes" / "benchmarks")]
@@ -30,10 +33,8 @@ DOCUMENTS = ["a red cat sat", "bob ran"]
 class Length(Scorer):
     """The number of letters; none beyond eight. It counts its calls, and breaks off at one of them."""
 
-    name = "length"
-
-    def __init__(self, break_at=None):
-        self.calls, self.break_at = 0, break_at
+    def __init__(self, break_at=None, name="length"):
+        self.calls, self.break_at, self.name = 0, break_at, name
 
     def score(self, documents, summaries, *, references=None, batch_size=8):
         self.calls += 1
@@ -152,6 +153,64 @@ def test_an_interrupted_file_is_gone_on_with(tmp_path):
         rerank_file(Judge.of(Length()), source, output)
 
 
+def test_scores_of_another_judge_are_not_gone_on_beside_and_are_replaced_when_asked_to(tmp_path):
+    rows = [{"document": "d", "candidates": ["a", "ab"]}] * 20
+    source, output = Source(str(write(tmp_path / "in.jsonl", rows))), tmp_path / "out.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        rerank_file(Judge.of(Length(break_at=2)), source, output)
+    other = Length(name="other")
+    with pytest.raises(
+        ValueError, match=r"out.jsonl.scores holds scores of length, none of other. .*`overwrite=True`"
+    ):
+        rerank_file(Judge.of(other), source, output, resume=True)
+    assert other.calls == 0
+    assert [path.name for path in (tmp_path / "out.jsonl.scores").iterdir()] == ["length.jsonl"]
+    rerank_file(Judge.of(other), source, output, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_scores_of_a_file_may_be_scalars_of_numpy_and_torch_and_infinite_ones_are_none(tmp_path):
+    scores = [np.float32("nan"), torch.tensor(1.0), math.inf, np.float32(0.5)]
+
+    class Scalars(Scorer):
+        name = "scalars"
+
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            return [SimpleNamespace(score=scores["abcd".index(summary)]) for summary in summaries]
+
+    row = {"document": "d", "candidates": ["a", "b", "c", "d"]}
+    source = Source(str(write(tmp_path / "in.jsonl", [row])))
+    rerank_file(Judge.of(Scalars()), source, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == [
+        {**row, "best": "b", "scores": [None, 1.0, None, 0.5], "order": [1, 3, 0, 2]}
+    ]
+    assert str(rerank(["d"], [row["candidates"]], Scalars())[0].scores) == str((math.nan, 1.0, math.nan, 0.5))
+
+
+def test_a_file_is_ranked_without_what_only_tables_need(tmp_path):
+    write(tmp_path / "in.jsonl", [{"document": "Ann won.", "candidates": ["Bob won.", "Ann won."]}])
+    code = (
+        "import sys; sys.modules['scipy'] = None\n"
+        "from hf_quals.comparing.rerank_file import rerank_file\n"
+        "from hf_quals.comparing.rows import Source\n"
+        "from hf_quals.judges.registry import make_judges\n"
+        "[ranking] = rerank_file(*make_judges(['entity']), Source('in.jsonl'), 'out.jsonl')\n"
+        "print(ranking.best)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, "Ann won.\n"), ran.stderr
+
+
+def test_rouge_that_is_not_installed_is_missed_by_the_name_of_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    _rouge_score.cache_clear()
+    write(tmp_path / "in.jsonl", [{"document": "d", "candidates": ["a"], "reference": "a"}])
+    words = ["rerank", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--judge", "rouge"]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, "pip install 'hf-quals[benchmarks]'" in result.stderr) == (2, True), result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -180,6 +239,22 @@ def test_the_command_refuses_a_model_that_does_not_tell_how_it_writes_pairs(tmp_
     result = CliRunner().invoke(app, [*words, str(tmp_path / "model")])
     assert result.exit_code == 2
     assert "no qagen_config.json tells how this model writes" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("labels", "candidate", "message"),
+    [
+        ({0: "yes", 1: "no"}, "won", "labels are 'yes', 'no'; exactly one of several must be"),
+        ({0: "CORRECT", 1: "INCORRECT"}, "won " * 250, "A window of 200 tokens has room for 0 beside the 250 of"),
+    ],
+)
+def test_the_command_says_without_a_traceback_what_a_classifier_cannot_do(tmp_path, labels, candidate, message):
+    model = save_classifier(tmp_path / "classifier", labels)
+    write(tmp_path / "in.jsonl", [{"document": "won " * 250, "candidates": [candidate]}])
+    words = ["rerank", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--judge", "factcc"]
+    result = CliRunner().invoke(app, [*words, "--factcc-model", model])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
 
 def test_the_command_ranks_by_quals_and_by_another_judge(tmp_path, tiny_causal_folder):

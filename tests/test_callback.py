@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from datasets import Dataset
 from explained import told
 from peft import LoraConfig, get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
+from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, TrainerCallback
 
 from hf_quals import (
     ContrastiveSeq2SeqTrainer,
@@ -23,6 +24,7 @@ from hf_quals import (
     Scorer,
     select_triples,
 )
+from hf_quals.contrastive import callback as callback_module
 from hf_quals.judges.rouge import RougeScorer, rouge
 
 
@@ -277,6 +279,65 @@ def test_a_smaller_batch_found_on_the_way_keeps_the_triples(tmp_path):
     assert len(chooser.state.history) == 1
 
 
+def test_a_training_that_begins_anew_with_smaller_batches_begins_with_its_first_refresh(tmp_path, monkeypatch):
+    class Late(ContrastiveSeq2SeqTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            if self.state.epoch >= 1 and len(inputs["input_ids"]) > 2:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    epochs = []
+    refresh = callback_module.refresh
+    monkeypatch.setattr(
+        callback_module, "refresh", lambda *args, **kwargs: epochs.append(kwargs["epoch"]) or refresh(*args, **kwargs)
+    )
+    changed = {"per_device_train_batch_size": 3, "auto_find_batch_size": True, "num_train_epochs": 2}
+    trainer("bart", tmp_path, callbacks=[recording()], trainer_class=Late, **changed).train()
+    assert epochs == [0, 1, 0, 1]
+
+
+def test_memory_that_a_refresh_lacks_is_not_looked_for_in_the_batches_of_training(tmp_path):
+    class Large(Scorer):
+        name = "large"
+
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    run = trainer("bart", tmp_path, callbacks=[callback(Large())], auto_find_batch_size=True)
+    with pytest.raises(
+        RuntimeError, match=r"4 documents with 3 candidates at once: set QualsCallbackConfig\(batch_size"
+    ):
+        run.train()
+
+
+def test_a_later_refresh_without_any_score_keeps_the_triples_and_is_saved(tmp_path):
+    class Fading(Scorer):
+        name, is_silent = "fading", False
+
+        def score(self, documents, summaries, *, references=None, batch_size=8):
+            return [SimpleNamespace(score=math.nan if self.is_silent else -len(text)) for text in summaries]
+
+    class Silence(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            scorer.is_silent = True
+
+    scorer = Fading()
+    chooser = callback(scorer)
+    trainer("bart", tmp_path, callbacks=[chooser, Silence()], save_strategy="epoch").train()
+    first, second = (json.loads((tmp_path / f"checkpoint-{n}/quals_state.json").read_text()) for n in (3, 6))
+    assert second["epoch"] == 1
+    assert second["history"][1]["candidate_fading"] is None
+    assert second["triples"] == first["triples"]
+
+
+def test_the_state_with_all_candidates_stands_in_checkpoints_alone(tmp_path):
+    folder = tmp_path / "checkpoints"
+    run = trainer("bart", folder, callbacks=[callback()], save_strategy="epoch", num_train_epochs=1)
+    run.train()
+    run.save_model()
+    assert {path.parent.name for path in folder.rglob("quals_state.json")} == {"checkpoint-3"}
+
+
 class Brevity(Scorer):
     """No more than a scorer must have."""
 
@@ -514,6 +575,54 @@ def test_a_checkpoints_own_lengths_give_no_warning_in_training_and_evaluation(tm
     assert predictions.shape[1] > 14
 
 
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_a_length_of_an_evaluation_comes_before_the_models_own(tmp_path, family):
+    model, lengths, data = tiny_model(family), [], rows(family, 4)
+    model.generation_config.max_new_tokens = 12
+    model.generation_config.eos_token_id = None
+
+    def compute_metrics(prediction):
+        lengths.append(max(int((row >= 3).sum()) for row in prediction.predictions))  # 0 to 2 are special tokens
+        return {}
+
+    changed = {"eval_dataset": data, "callbacks": [callback()], "predict_with_generate": True}
+    run = trainer(family, tmp_path, model=model, compute_metrics=compute_metrics, **changed)
+    run.evaluate()
+    run.evaluate(max_length=5)
+    run.args.generation_max_length = 4
+    run.evaluate()
+    assert lengths[0] > 5 >= lengths[1]
+    assert lengths[2] <= 4
+
+
+def test_rows_that_workers_bring_out_of_order_are_scored_against_their_own_documents(tmp_path):
+    class SlowFirst(list):
+        def __getitem__(self, index):
+            if index == 0 and torch.utils.data.get_worker_info() is not None:
+                time.sleep(1)
+            return super().__getitem__(index)
+
+    data = SlowFirst(rows("bart", 4))
+    changed = {"predict_with_generate": True, "per_device_eval_batch_size": 1, "dataloader_num_workers": 2}
+    changed["compute_metrics"] = lambda prediction: {}  # else nothing is generated before the score
+    shown_of = []
+    for in_order in (True, False):
+        folder = tmp_path / str(in_order)
+        more = {"dataloader_in_order": in_order, **changed}
+        trainer("bart", folder, callbacks=[callback()], eval_dataset=data, **more).evaluate()
+        shown_of.append([(row["document"], row["candidate"]) for row in shown(folder, "eval-0")])
+    assert shown_of[0] == shown_of[1]
+    assert len({candidate for _, candidate in shown_of[0]}) > 1
+
+
+@pytest.mark.parametrize("family", ["bart", "llama"])
+def test_a_step_of_predictions_needs_no_evaluation_before_it(tmp_path, family):
+    run = trainer(family, tmp_path, predict_with_generate=True)
+    inputs = next(iter(run.get_eval_dataloader(rows(family, 2))))
+    _, generated, labels = run.prediction_step(run.model, inputs, False)
+    assert len(generated) == len(labels) == 2
+
+
 def test_arguments_of_an_evaluation_hold_for_each_of_its_sets(tmp_path):
     sets = {"near": rows("bart", 2), "far": rows("bart", 3)}
     run = trainer("bart", tmp_path, callbacks=[recording(num_eval_samples=3)], eval_dataset=sets)
@@ -566,6 +675,21 @@ def test_a_row_without_a_prompt_is_refused_before_training(tmp_path):
     data = changed_row(rows("llama"), 1, labels=row["input_ids"])
     with pytest.raises(ValueError, match="Row 1 of the training set has no text in column 'input_ids'"):
         trainer("llama", tmp_path, data=data, callbacks=[callback()])
+
+
+def test_a_decoder_only_row_whose_summary_is_not_its_end_is_refused_before_training(tmp_path):
+    labels = rows("llama")[1]["labels"]
+    for changed, message in (
+        ([*labels[:-1], -100], "Row 1 of the training set: The labels of a row are -100 on a token behind"),
+        (labels[3:], f"Row 1 of the training set has {len(labels)} input_ids and {len(labels) - 3} labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer("llama", tmp_path, data=changed_row(rows("llama"), 1, labels=changed), callbacks=[callback()])
+
+
+def test_negatives_of_a_column_are_refused_beside_a_callback(tmp_path):
+    with pytest.raises(ValueError, match="has a column 'negative_labels', which a QualsCallback fills"):
+        trainer("bart", tmp_path, data=rows("bart", negatives=True), callbacks=[callback()])
 
 
 def test_an_evaluation_set_that_cannot_work_is_refused_before_training(tmp_path):

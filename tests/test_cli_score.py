@@ -18,9 +18,11 @@ from unittest.mock import ANY
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import TINY_TEMPLATE, tiny_model
 from typer.testing import CliRunner
 
+import hf_quals
 from hf_quals import QualsScorer, cli
 from hf_quals.cli import app
 from hf_quals.comparing.partial import PartialScores
@@ -459,6 +461,35 @@ def test_only_the_same_weights_are_gone_on_with_wherever_they_lie(stopped, tmp_p
         (moved / name).write_bytes(before[moved / name])
     (moved / "README.md").write_text("A card says nothing about scores.")
     assert invoke(*arguments, "--model", moved, "--resume") == (0, ANY)
+
+
+def test_only_scores_of_the_same_type_and_version_are_gone_on_with(stopped, monkeypatch):
+    arguments, model = stopped
+    arguments = [*arguments, "--model", model, "--device", "cpu"]
+    monkeypatch.setattr("hf_quals.qagen.loading.resolve_dtype", lambda dtype, device: torch.float32)
+    stop(arguments)
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr("hf_quals.qagen.loading.resolve_dtype", lambda dtype, device: torch.bfloat16)
+        status, error = invoke(*arguments, "--resume")
+        assert (status, "(dtype: 'float32' then, 'bfloat16' now)" in error) == (2, True), error
+    with monkeypatch.context() as later:
+        later.setattr("hf_quals.comparing.score_file.__version__", "99")
+        status, error = invoke(*arguments, "--resume")
+        assert (status, f"(hf_quals: '{hf_quals.__version__}' then, '99' now)" in error) == (2, True), error
+    assert invoke(*arguments, "--resume") == (0, ANY)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--device", "gpu"], "device='gpu' is not available here. This machine has cpu"),
+        (["--dtype", "float99"], "dtype must be 'auto', 'float32', 'bfloat16' or 'float16', got 'float99'"),
+    ],
+)
+def test_a_device_or_type_that_rows_cannot_be_scored_on_is_refused(stopped, option, message):
+    arguments, model = stopped
+    status, error = invoke(*arguments, "--model", model, *option)
+    assert (status, f"Error: {message}" in error) == (2, True), error
 
 
 def test_another_base_under_the_default_adapter_is_another_model(tmp_path, monkeypatch):

@@ -23,7 +23,8 @@ def test_configuration_survives_its_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["not json", "[1]", '{"colour": "blue"}', '{"num_beams": 0}', '{"calibration": {}}']
+    "content",
+    ["not json", "[1]", '{"colour": "blue"}', '{"num_beams": 0}', '{"calibration": {}}', '{"calibration": 3}'],
 )
 def test_broken_file_is_named(tmp_path, content):
     path = tmp_path / "quals_config.json"
@@ -51,6 +52,14 @@ def test_broken_file_is_named(tmp_path, content):
         ({"retrieval_heads": [(1, 2), (1, 2)]}, "retrieval_heads must differ from each other"),
         ({"retrieval_heads": [(1, -2)]}, "retrieval_heads must be pairs"),
         ({"retrieval_heads": [(1, 2.0)]}, "retrieval_heads must be pairs"),
+        ({"max_pairs": 2.5}, "max_pairs must be a whole number, got 2.5"),
+        ({"num_beams": True}, "num_beams must be a whole number, got True"),
+        ({"max_length": None}, "max_length must be a whole number, got None"),
+        ({"passage_words": "300"}, "passage_words must be a whole number, got '300'"),
+        ({"normal_form": "false"}, "normal_form must be true or false, got 'false'"),
+        ({"round_trip": 1}, "round_trip must be true or false, got 1"),
+        ({"likelihood_weight": "4"}, "likelihood_weight must be a number from 0 on, got '4'"),
+        ({"diversity_penalty": True}, "diversity_penalty must be .*, got True"),
         ({"variant": "magic"}, "variant must be one of published, log_ratio"),
         ({"variant": ["answers"]}, r"variant must be one of .*, got \['answers'\]"),
         ({"calibration": {"slope": 1.0, "intercept": 0.0}}, "calibration must be a Calibration"),
@@ -59,6 +68,22 @@ def test_broken_file_is_named(tmp_path, content):
 def test_numbers_out_of_range_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
         QualsConfig(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"slope": "0.07"}, "slope must be a finite number, got '0.07'"),
+        ({"intercept": float("inf")}, "intercept must be a finite number, got inf"),
+        ({"threshold": 73}, "threshold must be a probability from 0 to 1, got 73"),
+        ({"threshold": float("nan")}, "threshold must be a probability from 0 to 1, got nan"),
+        ({"pair_threshold": -0.1}, "pair_threshold must be a probability from 0 to 1, got -0.1"),
+        ({"pair_threshold": True}, "pair_threshold must be a probability from 0 to 1, got True"),
+    ],
+)
+def test_a_calibration_that_says_nothing_is_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Calibration(**{"slope": 1.0, "intercept": 0.0, **numbers})
 
 
 def test_one_group_needs_no_penalty():

@@ -253,6 +253,12 @@ def test_a_row_without_a_prompt_is_refused():
         split_prompts({"input_ids": torch.tensor([[5, 6]]), "labels": torch.tensor([[5, 6]])})
 
 
+@pytest.mark.parametrize("labels", [[-100, 6, -100], [5, -100, 7]])
+def test_a_row_with_a_token_of_no_label_behind_the_summarys_first_is_refused(labels):
+    with pytest.raises(ValueError, match="-100 on a token behind the summary's first"):
+        split_prompts({"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([labels])})
+
+
 def test_prompts_and_summaries_are_split_where_the_labels_begin():
     prompts, summaries = split_prompts(
         {

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -311,6 +312,31 @@ def test_weights_replaced_in_place_are_not_gone_on_with(tmp_path, systems, tiny_
     tiny_model("llama", seed=1).save_pretrained(model)
     status, _, error = invoke(*arguments, "--resume")
     assert (status, "was begun with something else (weights: " in error) == (2, True), error
+
+
+@pytest.mark.parametrize("judge", ["quals", "qags"])
+def test_scores_of_another_type_are_not_gone_on_with_where_the_device_chooses_it(
+    tmp_path, systems, tiny_causal_folder, monkeypatch, judge
+):
+    arguments = [*systems, "--judges", judge, "--model", tiny_causal_folder, "--output", tmp_path / "table.json"]
+    arguments += ["--device", "cpu"]
+    monkeypatch.setattr("hf_quals.qagen.loading.resolve_dtype", lambda dtype, device: torch.float32)
+    assert invoke(*arguments)[0] == 0
+    assert invoke(*arguments, "--resume")[0] == 0
+    monkeypatch.setattr("hf_quals.qagen.loading.resolve_dtype", lambda dtype, device: torch.bfloat16)
+    status, _, error = invoke(*arguments, "--resume")
+    assert (status, "(dtype: 'float32' then, 'bfloat16' now)" in error) == (2, True), error
+
+
+def test_without_what_the_table_needs_the_extra_is_named(systems, monkeypatch):
+    for name in [
+        name for name in sys.modules if name.startswith(("hf_quals.comparing.table", "hf_quals.comparing.stat"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    status, _, error = invoke(*systems, "--judges", "entity")
+    assert (status, "pip install 'hf-quals[benchmarks]'" in error) == (2, True), error
 
 
 def test_blank_summaries_are_unscored_and_counted_by_every_judge(tmp_path):

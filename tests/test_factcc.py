@@ -4,13 +4,13 @@ import math
 import pytest
 import torch
 from conftest import put_into_cache
-from reader_world import tiny_bert, tiny_bert_tokenizer, windows_by_hand
-from transformers import BertForSequenceClassification
+from reader_world import LABELS, tiny_bert, tiny_bert_tokenizer, windows_by_hand
+from transformers import BertForSequenceClassification, BertModel
 
+from hf_quals.errors import InputError
 from hf_quals.judges.factcc import FactccScorer
 
 
-LABELS = {0: "CORRECT", 1: "INCORRECT"}
 LONG = "Lewis says that Klitschko is hurt by his defeat to Fury . Joshua won . Klitschko lost the"
 SHORT = "Fury lost"
 
@@ -111,6 +111,18 @@ def test_loaded_from_a_folder_and_written_as_json(tmp_path):
     fields = json.loads(json.dumps(result.to_dict()))
     assert fields["score"] == pytest.approx(expected.score, abs=1e-6)
     assert fields["sentences"] == ["Fury won.", "Lewis lost."]
+
+
+def test_a_classifier_without_its_head_is_refused(tmp_path):
+    tiny_bert(BertModel, id2label=LABELS).save_pretrained(tmp_path)
+    tiny_bert_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"lacks weights of BertForSequenceClassification: classifier\.bias, cl"):
+        FactccScorer.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_model_is_looked_for():
+    with pytest.raises(InputError, match="device='cuda:99' is not available here"):
+        FactccScorer.from_pretrained("a model that does not exist", device="cuda:99")
 
 
 def test_no_rows_give_no_results():

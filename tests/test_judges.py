@@ -77,10 +77,10 @@ def test_defaults_need_no_hub_and_references_only_where_there_are_some():
 
 
 def test_each_judge_takes_the_options_that_are_its_own():
-    quals, factcc, entity = make_judges(["quals", "factcc", "entity"], model="a", factcc_model=None)
+    quals, factcc, entity = make_judges(["quals", "factcc", "entity"], model="a", factcc_model=None, dtype="float16")
     # A configuration beside the model changes its scores, too.
-    assert quals.settings == {"model": "a", "weights": None, **QualsConfig().to_dict()}
-    assert factcc.settings == {"model": "manueldeprada/FactCC", "weights": None}
+    assert quals.settings == {"model": "a", "weights": None, "dtype": "float16", **QualsConfig().to_dict()}
+    assert factcc.settings == {"model": "manueldeprada/FactCC", "weights": None, "dtype": "float16"}
     assert list(entity.settings) == ["names found by"]
 
 

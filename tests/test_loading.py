@@ -8,11 +8,13 @@ import torch
 from conftest import TINY_TEMPLATE, put_into_cache, tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaForCausalLM
 
 from hf_quals import QAGenModel
 from hf_quals.errors import InputError
 from hf_quals.qagen.hub import find_file
+from hf_quals.qagen.identity import weights_identity
+from hf_quals.qagen.loading import _cast_weights
 
 
 KEY = "model.layers.0.mlp.up_proj.weight"
@@ -63,8 +65,7 @@ def test_weights_that_are_tied_are_not_missing(folder):
 
 
 def test_options_of_the_hub_reach_an_adapter_s_files(folder, tmp_path_factory):
-    adapter = tmp_path_factory.mktemp("adapter")
-    get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2)).save_pretrained(adapter)
+    adapter = saved_adapter(folder, tmp_path_factory.mktemp("adapter"))
     cache = tmp_path_factory.mktemp("cache")
     repo_id = put_into_cache(adapter, "user/adapter", cache)
     QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache)
@@ -72,6 +73,58 @@ def test_options_of_the_hub_reach_an_adapter_s_files(folder, tmp_path_factory):
     QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE, cache_dir=cache, revision="0" * 40)
     with pytest.raises(OSError, match="in the cached files"):
         QAGenModel.from_pretrained(repo_id, template=TINY_TEMPLATE)
+
+
+def saved_adapter(base, folder):
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2)).save_pretrained(folder)
+    TINY_TEMPLATE.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_is_put_on_the_revision_of_its_base_that_it_names(folder, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    repo_id = put_into_cache(folder, "user/base", cache)
+    earlier = cache / "models--user--base" / "snapshots" / ("1" * 40)
+    tiny_model("llama", seed=1).save_pretrained(earlier)
+    tiny_tokenizer("llama").save_pretrained(earlier)
+    adapter = saved_adapter(folder, tmp_path_factory.mktemp("adapter"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    named = config | {"base_model_name_or_path": repo_id, "revision": "1" * 40}
+    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    # LoRA begins with an update of nothing.
+    loaded = QAGenModel.from_pretrained(adapter, dtype="float32").model.get_parameter(KEY)
+    assert torch.equal(loaded, tiny_model("llama", seed=1).get_parameter(KEY))
+    identity = weights_identity(adapter)
+    (cache / "models--user--base" / "refs" / "main").write_text("1" * 40)
+    assert weights_identity(adapter) == identity
+
+
+def test_a_tokenizer_that_an_adapter_was_trained_with_is_its_own(folder, tmp_path_factory):
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer("llama")
+    model.resize_token_embeddings(len(tokenizer) + 1)
+    model.save_pretrained(folder)
+    adapter = saved_adapter(folder, tmp_path_factory.mktemp("adapter"))
+    assert len(QAGenModel.from_pretrained(adapter).tokenizer) == len(tokenizer)
+    tokenizer.add_tokens(["<sep>"])
+    tokenizer.save_pretrained(adapter)
+    for loaded in (QAGenModel.from_pretrained(adapter), QAGenModel.from_pretrained(folder, adapter=adapter)):
+        assert loaded.tokenizer.convert_tokens_to_ids("<sep>") == len(tokenizer) - 1
+
+
+class LlamaWithExactGates(LlamaForCausalLM):
+    _keep_in_fp32_modules_strict = ("mlp.gate_proj", "layers.*.input_layernorm")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_are_cast_as_transformers_loads_them(folder, dtype):
+    model = LlamaWithExactGates.from_pretrained(folder, dtype=torch.float32)
+    _cast_weights(model, dtype)
+    loaded = LlamaWithExactGates.from_pretrained(folder, dtype=dtype)
+    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert types == {name: weight.dtype for name, weight in loaded.named_parameters()}
+    assert types["model.layers.0.mlp.gate_proj.weight"] == torch.float32
+    assert types[KEY] == dtype
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import TINY_TEMPLATE, tiny_model, tiny_qagen, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
+from transformers import BartForConditionalGeneration
 
 from hf_quals import QUESTION_SEP_ANSWER, QAGenModel, QAPair, QATemplate
 
@@ -305,6 +306,21 @@ def test_positions_are_left_for_pairs_of_the_length_that_is_asked_for(monkeypatc
     assert encode.call_args.kwargs["max_length"] == 160 - 100 - 30
     with pytest.raises(ValueError, match="Of the model's 160 positions none is left for a text: 130 are a pair's"):
         qagen.encode(["a"], max_new_tokens=130)
+
+
+@pytest.mark.parametrize("positions", [30, 40])
+def test_padding_stays_within_positions_that_are_learned(positions):
+    config = tiny_model("bart").config
+    config.max_position_embeddings = positions
+    torch.manual_seed(0)
+    qagen = QAGenModel(BartForConditionalGeneration(config).eval(), tiny_tokenizer("bart"), TINY_TEMPLATE)
+    text = "klitschko has a chink in his armour, says lewis"
+    assert len(qagen.encode([text])[0].input_ids) == positions
+    (pairs,) = qagen.generate([text], **DECODING)
+    pairs.append(replace(pairs[0], token_ids=tuple(5 + number % 20 for number in range(positions - 1))))
+    (scored,) = qagen.log_probs([text], [pairs])
+    for pair, log_probs in zip(pairs, scored, strict=True):
+        assert log_probs == pytest.approx(slow_log_probs(qagen, text, pair), abs=1e-4)
 
 
 def test_a_layer_or_head_counted_from_the_end_is_refused():

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from conftest import tiny_model, tiny_qagen, tiny_tokenizer
-from contrastive_world import rows
+from contrastive_world import rows, trainer
 from safetensors.torch import load_file
 from transformers import Seq2SeqTrainingArguments
 
@@ -223,7 +223,8 @@ def test_a_qagen_is_trained_with_lora_and_writes_pairs(world, tmp_path):
 
 
 def arguments(world, **changed) -> conseq.ConseqArguments:
-    values = {"dataset": str(world / "train.jsonl"), "document_column": "source", "summary_column": "target"}
+    values = {"dataset": str(world / "train.jsonl"), "eval_dataset": str(world / "test.jsonl")}
+    values |= {"document_column": "source", "summary_column": "target"}
     return conseq.ConseqArguments(**{**values, **changed})
 
 
@@ -290,12 +291,34 @@ def test_long_texts_lose_their_end_but_not_their_end_marker_and_are_counted(worl
         (["--max_eval_samples", 0], "max_eval_samples must be at least 1, got 0"),
         (["--max_summary_length", 1], "max_summary_length must be at least 2, got 1"),
         (["--contrastive_loss", "hinge"], "contrastive_loss must be one of"),
+        (["--dataset", "rows.jsonl"], "would be those to train on: name other ones with --eval_dataset"),
+        (["--eval_split", "train"], "would be those to train on"),
         (["--learning_rat", 1, "--no_such_flag", 1], "not used by the HfArgumentParser: .*no_such_flag"),
     ],
 )
 def test_bad_flags_are_refused(monkeypatch, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         parse(monkeypatch, "--dataset", "x", "--output_dir", tmp_path, *flags)
+
+
+def test_what_the_contrastive_stage_refuses_is_refused_before_the_first(monkeypatch, world):
+    monkeypatch.setattr(conseq, "load_texts", lambda *args: pytest.fail("the first stage has begun"))
+    _, _, *flags = command(world, "bart", world / "out", "--train_sampling_strategy", "group_by_length")
+    monkeypatch.setattr(sys, "argv", ["conseq.py", *flags])
+    with pytest.raises(ValueError, match="measures the lengths once"):
+        conseq.main()
+
+
+def test_predictions_stand_beside_their_documents_whatever_the_order_of_training(tmp_path):
+    held_out = rows("bart", 5).rename_column("summary", "reference")
+    order = sorted(range(5), key=lambda number: len(held_out[number]["input_ids"]))
+    found = []
+    for strategy in ("random", "group_by_length"):
+        run = trainer("bart", tmp_path / strategy, predict_with_generate=True, train_sampling_strategy=strategy)
+        conseq.evaluate(run, held_out.select(order), tiny_scorer(), 4)
+        found.append([(row["document"], row["summary"]) for row in predictions(tmp_path / strategy)])
+    assert found[0] == found[1]
+    assert len({summary for _, summary in found[0]}) > 1
 
 
 def test_defaults_are_the_papers(monkeypatch, tmp_path):

@@ -140,19 +140,23 @@ def mean_log_prob_alone(qagen, document, summary):
     return logits.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).mean().item()
 
 
-@pytest.mark.parametrize("family", ["llama", "bart"])
+# The decoder-only model has room for a prompt of 89 characters, and behind the longest one for 70 of a summary. Of
+# an encoder's 30 positions markers take more than of a decoder's: what it has room for is not cut again.
+@pytest.mark.parametrize(("family", "positions", "is_cut_as_a_prompt"), [("llama", 160, False), ("bart", 30, True)])
 def test_of_a_summary_beyond_the_model_s_positions_the_end_is_not_read_as_a_whole_and_that_is_said(
-    family, monkeypatch
+    family, positions, is_cut_as_a_prompt, monkeypatch
 ):
     qagen = tiny_qagen(family)
-    monkeypatch.setattr(qagen.model.config, "max_position_embeddings", 160 if family == "llama" else 30)
+    monkeypatch.setattr(qagen.model.config, "max_position_embeddings", positions)
     scorer = QualsScorer(qagen, QualsConfig(likelihood_weight=1.0, max_new_tokens=40, max_length=1000))
-    short, long = "lewis is hurt a b c", "klitschko is hurt a b c " * 5
+    short, long = "lewis is hurt a b c", "klitschko is hurt a b c " * 3
+    assert qagen.encode([long], 1000, max_new_tokens=40)[0].truncated == is_cut_as_a_prompt
     alone = scorer.score(["lewis said that " * 9], [short])[0]
     beside, cut = scorer.score(["lewis said that " * 9] * 2, [short, long])
     assert cut.summary_truncated
+    assert math.isfinite(cut.score)
     assert not alone.summary_truncated
-    assert beside.score == pytest.approx(alone.score, abs=1e-4, nan_ok=True)
+    assert beside.score == pytest.approx(alone.score, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +188,20 @@ def test_a_model_that_cannot_be_asked_is_refused_before_it_is_used(monkeypatch):
     qagen = tiny_qagen("llama")
     monkeypatch.setattr(qagen, "template", QATemplate(prompt="{text}?", pair="{answer}:{question}"))
     QualsScorer(qagen, QualsConfig())
-    for config in (QualsConfig(round_trip=True), QualsConfig(document_answers=True)):
-        with pytest.raises(ValueError, match="cannot be asked: the question must stand before the answer"):
+    for config, what in (
+        (QualsConfig(round_trip=True), "asked"),
+        (QualsConfig(document_answers=True), "asked"),
+        (QualsConfig(variant="answers"), "judged by its answers, variant='answers'"),
+        (QualsConfig(variant="divergence"), "judged by its answers, variant='divergence'"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot be {what}: the question must stand before the answer"):
             QualsScorer(qagen, config)
+
+
+def test_answers_may_be_judged_where_something_stands_behind_them(monkeypatch):
+    qagen = tiny_qagen("llama")
+    monkeypatch.setattr(qagen, "template", QATemplate(prompt="{text}?", pair="{question}|{answer}."))
+    assert QualsScorer(qagen, QualsConfig(variant="answers")).config.judges_answers
 
 
 def test_no_thread_computes_while_another_has_changed_how_the_model_computes_attention():
@@ -220,7 +235,7 @@ def test_attention_counts_without_the_likelihood_which_is_told():
     assert result.passages == plain.passages
     assert result.score == pytest.approx(plain.score - 3.0 * (1 - result.document_attention), abs=1e-4)
     assert result.log_likelihood < 0
-    assert f"where it is lowest, {result.document_attention:.2f}" in as_text(SUMMARIES[0], result)
+    assert f"where it is lowest: {result.document_attention:.2f}" in as_text(SUMMARIES[0], result)
 
 
 def test_of_a_text_without_its_span_no_attention_is_told():

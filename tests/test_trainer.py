@@ -287,6 +287,18 @@ def test_the_parts_of_the_loss_are_logged_and_the_negatives_probability_falls(tm
     assert logs[0]["loss"] == pytest.approx(parts / (positive + negative), abs=1e-4)
 
 
+def test_a_second_training_logs_the_parts_of_its_own_steps(tmp_path):
+    changed = {"data": rows("bart", negatives=True), **PLAIN_DESCENT, "learning_rate": 0.0, "logging_steps": 2}
+    first = trainer("bart", tmp_path, model=without_dropout(tiny_model("bart")), **changed, max_steps=1)
+    first.train()  # ends before anything is logged
+    first.args.max_steps = 2
+    first.train()
+    again = trainer("bart", tmp_path, model=without_dropout(tiny_model("bart")), **changed, max_steps=2)
+    again.train()
+    logged = [next(log for log in run.state.log_history if "positive_loss" in log) for run in (first, again)]
+    assert logged[0] == pytest.approx(logged[1])
+
+
 def test_nothing_is_logged_of_negatives_that_are_not_there(tmp_path):
     run = trainer("bart", tmp_path, num_train_epochs=1)
     run.train()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TINY_TEMPLATE, tiny_model, tiny_tokenizer
-from transformers import Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from hf_quals.qagen.training import (
     DataCollatorForQAGen,
@@ -119,6 +119,22 @@ def log_probs_alone(model, prompt, target):
     return logits.log_softmax(-1).gather(-1, torch.tensor(target)[:, None]).squeeze(-1)
 
 
+def loss_alone(model, ranking_weight):
+    """The loss of `FEATURES`, of which every pair and distractor is computed in a row of its own."""
+    tokens, margins = [], []
+    for feature in FEATURES:
+        for pair, distractors, unlearned in zip(
+            feature["pairs"], feature["distractors"], feature["unlearned"], strict=True
+        ):
+            of_pair = log_probs_alone(model, feature["input_ids"], pair)
+            tokens.append(of_pair[unlearned:])
+            for distractor in distractors:
+                # Up to where they part, both have the same tokens and probabilities.
+                margins.append(of_pair.sum() - log_probs_alone(model, feature["input_ids"], distractor).sum())
+    ranking = torch.nn.functional.softplus(-torch.stack(margins)).mean()
+    return -torch.cat(tokens).mean() + ranking_weight * ranking
+
+
 @pytest.mark.parametrize("family", ["llama", "bart", "t5"])
 def test_loss_and_gradients_are_those_of_pairs_and_distractors_computed_alone(family, tmp_path):
     model = tiny_model(family).double()  # random weights of T5 are large, and so is the rounding of float32
@@ -132,18 +148,7 @@ def test_loss_and_gradients_are_those_of_pairs_and_distractors_computed_alone(fa
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     model.zero_grad()
-    tokens, margins = [], []
-    for feature in FEATURES:
-        for pair, distractors, unlearned in zip(
-            feature["pairs"], feature["distractors"], feature["unlearned"], strict=True
-        ):
-            of_pair = log_probs_alone(model, feature["input_ids"], pair)
-            tokens.append(of_pair[unlearned:])
-            for distractor in distractors:
-                # Up to where they part, both have the same tokens and probabilities.
-                margins.append(of_pair.sum() - log_probs_alone(model, feature["input_ids"], distractor).sum())
-    ranking = torch.nn.functional.softplus(-torch.stack(margins)).mean()
-    expected = -torch.cat(tokens).mean() + 0.5 * ranking
+    expected = loss_alone(model, ranking_weight=0.5)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     for name, parameter in model.named_parameters():
@@ -159,6 +164,99 @@ def test_what_is_not_learned_of_a_pair_is_read_all_the_same(family, tmp_path):
     loss = QAGenTrainer(model=model, args=args).compute_loss(model, batch)
     expected = -log_probs_alone(model, feature["input_ids"], feature["pairs"][0])[2:].mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def without_dropout(family):
+    """A tiny model that computes the same while it trains; in float64, since T5's random weights are large."""
+    config = tiny_model(family).config
+    config.dropout = config.dropout_rate = 0.0
+    torch.manual_seed(0)
+    return type(tiny_model(family))(config).double()
+
+
+def trainer_of(model, features, folder, *, callbacks=(), ranking_weight=0.5, **arguments):
+    """One step of training that leaves the weights as they are."""
+    args = Seq2SeqTrainingArguments(
+        folder,
+        max_steps=1,
+        learning_rate=0.0,
+        max_grad_norm=0.0,
+        use_cpu=True,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        **arguments,
+    )
+    return QAGenTrainer(
+        model=model,
+        args=args,
+        train_dataset=features,
+        eval_dataset=features,
+        data_collator=DataCollatorForQAGen(0, model.config.is_encoder_decoder, model.dtype, pad_to_multiple_of=4),
+        callbacks=list(callbacks),
+        ranking_weight=ranking_weight,
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_evaluation_finds_the_same_loss_before_training_and_after_accumulated_steps(family, tmp_path):
+    model = without_dropout(family)
+    arguments = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    trainer = trainer_of(model, FEATURES, tmp_path, **arguments)
+    expected = pytest.approx(loss_alone(model.eval(), ranking_weight=0.5).item(), abs=1e-5)
+    assert trainer.evaluate()["eval_loss"] == expected
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == expected
+
+
+class GradientsOfTheStep(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_two_accumulated_halves_give_the_gradients_of_the_whole_batch(family, tmp_path):
+    halves = [
+        {"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 2]], "distractors": [[[8, 11, 2]]]},
+        {"input_ids": [11, 6, 2], "pairs": [[12, 10, 2]], "distractors": [[[12, 14, 2]]]},
+    ]
+    gradients = []
+    for batch_size, steps in ((1, 2), (2, 1)):
+        seen = GradientsOfTheStep()
+        arguments = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": steps}
+        trainer_of(without_dropout(family), halves, tmp_path, callbacks=[seen], **arguments).train()
+        gradients.append(seen.gradients)
+    accumulated, whole = gradients
+    assert any(gradient.abs().max() > 1e-3 for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(accumulated[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "bart", "t5"])
+def test_labels_are_smoothed_where_nothing_is_ranked(family, tmp_path):
+    feature = {"input_ids": [5, 6, 7, 2], "pairs": [[8, 9, 11, 2]]}
+    model = without_dropout(family)
+    trainer = trainer_of(model, [feature], tmp_path, label_smoothing_factor=0.1, ranking_weight=0)
+    (target,), vocabulary = feature["pairs"], range(model.config.vocab_size)
+    # Of each token nine tenths are the label's, and the last is shared by the whole vocabulary.
+    log_probs = [
+        [log_probs_alone(model.eval(), feature["input_ids"], [*target[:i], token])[-1].item() for token in vocabulary]
+        for i in range(len(target))
+    ]
+    losses = [-0.9 * row[label] - 0.1 * sum(row) / len(row) for label, row in zip(target, log_probs, strict=True)]
+    assert trainer.train().training_loss == pytest.approx(sum(losses) / 4, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_the_encoder_computes_in_mixed_precision_like_the_decoder(family, tmp_path):
+    model = without_dropout(family).float()
+    types = []
+    for part in (model.get_encoder(), model.get_decoder()):
+        layer = next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
+        layer.register_forward_hook(lambda _, __, output: types.append(output.dtype))
+    trainer_of(model, FEATURES, tmp_path, bf16=True).train()
+    assert types == [torch.bfloat16, torch.bfloat16]
 
 
 def test_distractors_are_other_answers_of_the_same_kind_from_the_same_text():

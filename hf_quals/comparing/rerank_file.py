@@ -11,6 +11,7 @@ from ..best_of import Ranking
 from ..errors import InputError
 from ..files import nan_to_none, write_atomically
 from ..judges.registry import Judge
+from .partial import RowScores
 from .rows import Row, Source, check_text, fingerprint, to_json
 from .run import judge_rows, kept_scores, scores_folder
 from .systems import Comparison
@@ -71,6 +72,7 @@ def rerank_file(
         ]
         judge = replace(judge, columns={"score": "score"})
         kept = kept_scores(judge, comparisons, folder, resume=resume)
+        _settle_others(kept, overwrite=overwrite)
         judged = judge_rows(judge, comparisons, kept)
         rankings = [
             Ranking(comparison.summaries, tuple(math.nan if score is None else float(score) for score in row["score"]))
@@ -83,6 +85,19 @@ def rerank_file(
         with contextlib.suppress(OSError):  # none was made, or it holds something else
             folder.rmdir()
     return rankings
+
+
+def _settle_others(kept: RowScores, *, overwrite: bool) -> None:
+    """Removes what other judges have left beside a judge's scores, or refuses to begin beside it."""
+    others = [path for path in sorted(kept.path.parent.glob("*.jsonl")) if path != kept.path]
+    if overwrite:
+        for path in others:
+            path.unlink()
+    elif others and not kept.path.exists():
+        raise InputError(
+            f"{kept.path.parent} holds scores of {', '.join(path.stem for path in others)}, none of {kept.path.stem}. "
+            "Go on with the same judge, or pass `overwrite=True` to begin anew."
+        )
 
 
 def _read(source: Source, candidates_column: str, reference_column: str | None) -> list[tuple[str, Row]]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +23,13 @@ from ..files import locked, nan_to_none, write_atomically
 from ..judges.registry import Judge
 from ..scorers import Scorer, score_written
 from .partial import RowScores
-from .reports import check_folder, check_outputs, check_suffix, write_files
+from .reports import check_folder, check_outputs, check_suffix
 from .rows import Row, row_digest
 from .systems import Comparison
-from .table import Cell, ScoreTable, make_cells
 
+
+if TYPE_CHECKING:
+    from .table import ScoreTable
 
 _DOCUMENTS_AT_ONCE = 8
 _EXPLAINED = "quals"  # the judge whose results a page explains
@@ -59,6 +62,8 @@ def compare_systems(
         [`InputError`]: if a judge needs references and there are none, or scores to go on from are of other texts or
             settings; or for `html` without the judge QUALS.
     """
+    from .table import Cell, ScoreTable, make_cells  # here: it needs scipy, and ranking does not
+
     if html is not None and _EXPLAINED not in (judge.name for judge in judges):
         raise InputError(f"`html` explains the judge {_EXPLAINED}. Name it among the judges, or leave it out.")
     for judge in judges:
@@ -114,12 +119,6 @@ def scores_folder(
             raise InputError(f"{folder} holds scores of an earlier run. Pass `resume=True` or `overwrite=True`.")
         check_outputs([output], inputs, overwrite=overwrite or (resume and folder.exists()))
         yield folder
-
-
-def write_table(table: ScoreTable, output: Path) -> None:
-    """Writes the table in the format of the file's suffix: `.md`, `.csv` or `.json`."""
-    to_text = {".md": table.to_markdown, ".csv": table.to_csv, ".json": table.to_json}
-    write_files({output: to_text[output.suffix.lower()]().encode()})
 
 
 def kept_scores(judge: Judge, comparisons: Sequence[Comparison], folder: Path, *, resume: bool = False) -> RowScores:
@@ -194,7 +193,7 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batc
     from ..quals.scorer import QualsScorer
 
     texts = [
-        (comparison.document, summary, comparison.reference)
+        (comparison.document, summary, comparison.reference or "")
         for comparison in comparisons
         for summary in comparison.summaries
     ]
@@ -202,16 +201,14 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batc
     given = references if judge.reads_references else None
     scored = score_written(scorer, documents, summaries, references=given, batch_size=batch_size)
     results = iter(scored)
+    values = {column: iter(_values(scorer, texts, scored, attribute)) for column, attribute in judge.columns.items()}
     rows = []
     for comparison in comparisons:
         of_systems = [next(results) for _ in comparison.summaries]
         row: Row = {"places": comparison.places}
-        row |= {
-            column: [None if result is None else nan_to_none(getattr(result, attribute)) for result in of_systems]
-            for column, attribute in judge.columns.items()
-        }
+        row |= {column: [next(of_column) for _ in of_systems] for column, of_column in values.items()}
         for column in judge.columns:
-            if any(isinstance(score, float) and math.isinf(score) for score in row[column]):
+            if any(isinstance(value, float) and math.isinf(value) for value in row[column]):
                 raise ValueError(f"{column} of {', '.join(comparison.places)}: {row[column]} is not finite.")
         if isinstance(scorer, QualsScorer):
             row["results"] = [None if result is None else result.to_dict() for result in of_systems]
@@ -221,3 +218,15 @@ def _score(judge: Judge, scorer: Scorer, comparisons: Sequence[Comparison], batc
         ]
         rows.append(row)
     return rows
+
+
+def _values(
+    scorer: Scorer, texts: Sequence[tuple[str, str, str]], results: Sequence[Any], attribute: str
+) -> list[Any]:
+    """An attribute of results as JSON's types, `None` where it is none; a `score` as [`~hf_quals.rerank`] takes it."""
+    from ..contrastive.scoring import as_scores
+
+    if attribute == "score":
+        scored = {row: result for row, result in zip(texts, results, strict=True) if result is not None}
+        return nan_to_none(as_scores(scorer, texts, scored))
+    return [None if result is None else nan_to_none(getattr(result, attribute)) for result in results]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
+from .. import __version__
 from ..errors import InputError
 from ..files import lock_path, locked
 from ..quals.columns import COLUMNS, Statistics, score_row, score_schema
@@ -97,6 +98,7 @@ def score_file(
         checked = check(source, tuple(schema.names), output, (partial_path(output), lock_path(output)))
         header = {"input": source.path, "rows": len(checked.digests), "sha256": checked.sha256, "pairs": with_pairs}
         header |= {"document_column": source.document_column, "summary_column": source.summary_column}
+        header |= {"hf_quals": __version__}
         header |= settings() if callable(settings) else settings
         partial = PartialScores(output, header, checked.digests)
         _begin(partial, resume, overwrite)

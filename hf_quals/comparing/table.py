@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files import as_cell, as_markdown, brief, markdown_table, nan_to_none
+from .reports import write_files
 from .statistics import bootstrap_interval, paired_test
 
 
@@ -142,6 +144,12 @@ class ScoreTable:
                 facts.append(f"end of a text not seen: {self.truncated[name]} of {num_summaries} summaries")
             notes += [f"- {as_markdown(f'{name}: ' + ', '.join(facts))}"] if facts else []
         return [*notes, *(f"- {as_markdown(f'{judge} failed: {error}')}" for judge, error in self.errors.items())]
+
+
+def write_table(table: ScoreTable, output: Path) -> None:
+    """Writes the table in the format of the file's suffix: `.md`, `.csv` or `.json`."""
+    to_text = {".md": table.to_markdown, ".csv": table.to_csv, ".json": table.to_json}
+    write_files({output: to_text[output.suffix.lower()]().encode()})
 
 
 def _number(value: float | None, sign: str = "-") -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from transformers import Seq2SeqTrainer, TrainerCallback
 from transformers.utils import logging
@@ -16,7 +19,7 @@ from ..files import nan_to_none
 from ..scorers import Scorer
 from .checks import check_arguments, check_batches, check_weights, try_step
 from .config import QualsCallbackConfig
-from .data import ContrastiveDataset
+from .data import NEGATIVE_LABELS, ContrastiveDataset
 from .evaluation import evaluate_sample, sample_rows, table_metrics, write_page, write_table
 from .preferences import preferences
 from .refresh import STATE_NAME, KeptRefresh, RefreshState, refresh
@@ -126,6 +129,11 @@ class QualsCallback(TrainerCallback):
         dataset: Any = trainer.train_dataset
         if dataset is not None:
             rows = self._rows(dataset, "training")
+            if NEGATIVE_LABELS in dataset[0]:
+                raise InputError(
+                    f"The training set has a column {NEGATIVE_LABELS!r}, which a QualsCallback fills: leave it out, "
+                    "or train on it without the callback."
+                )
             num_triples = self.config.num_triples
             if num_triples is not None and num_triples > len(rows):
                 raise ValueError(f"num_triples={num_triples}, but the training set has {len(rows)} documents.")
@@ -153,6 +161,9 @@ class QualsCallback(TrainerCallback):
         check_batches(trainer, self._most_rows)
         if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             try_step(trainer, self._rows(documents, "training"), self.config)
+        if self.state is not None and self.state.epoch:
+            # Smaller batches were found on the way (`auto_find_batch_size`), and training begins anew.
+            self.begin(self._checkpoint)
         if self._checkpoint is not None:
             self._apply(self._load(Path(self._checkpoint)))
         elif self.state is None and self.config.num_triples is None and not self.config.include_rest:
@@ -177,15 +188,16 @@ class QualsCallback(TrainerCallback):
         """
         if not self.config.num_eval_samples:
             return {}
-        table, results = evaluate_sample(
-            self._sampler,
-            self.scorer,
-            self._rows(dataset, metric_key_prefix),
-            self.config,
-            seed=self._args.seed,
-            generated=generated,
-            **gen_kwargs,
-        )
+        with self._naming_what_takes_memory():
+            table, results = evaluate_sample(
+                self._sampler,
+                self.scorer,
+                self._rows(dataset, metric_key_prefix),
+                self.config,
+                seed=self._args.seed,
+                generated=generated,
+                **gen_kwargs,
+            )
         self._tables[metric_key_prefix] = table, results
         return table_metrics(table, self.scorer.name, metric_key_prefix)
 
@@ -352,19 +364,34 @@ class QualsCallback(TrainerCallback):
     def _refresh(self, epoch: int) -> None:
         seed, sampler, settings = self._args.seed, self._sampler, self._settings()
         check_weights(sampler.model)
-        state = refresh(
-            sampler,
-            self.scorer,
-            self._rows(self._dataset.dataset, "training"),
-            self.config,
-            epoch=epoch,
-            seed=seed,
-            previous=self.state,
-            kept=KeptRefresh(self._folder, sampler.model, {**settings, "epoch": epoch}),
-            show_progress_bar=self._shows_progress,
-        )
+        with self._naming_what_takes_memory():
+            state = refresh(
+                sampler,
+                self.scorer,
+                self._rows(self._dataset.dataset, "training"),
+                self.config,
+                epoch=epoch,
+                seed=seed,
+                previous=self.state,
+                kept=KeptRefresh(self._folder, sampler.model, {**settings, "epoch": epoch}),
+                show_progress_bar=self._shows_progress,
+            )
         state.settings = {**settings, **self.config.selection_settings()}
         self._apply(state)
+
+    @contextmanager
+    def _naming_what_takes_memory(self) -> Iterator[None]:
+        """`auto_find_batch_size` would make the batches of training smaller, again and again and in vain."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            raise RuntimeError(
+                f"Memory was too small to sample and score {self.config.batch_size} documents with "
+                f"{self.config.num_candidates} candidates at once: set QualsCallbackConfig(batch_size=…) to less. The "
+                "batches of training have no part in it."
+            ) from error
 
     def _apply(self, state: RefreshState) -> None:
         self.state = state

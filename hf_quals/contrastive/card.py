@@ -74,7 +74,9 @@ def add_contrastive_training(
 
 def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{name} {brief(_public(value))}" for name, value in settings.items() if value not in (None, "", False, [])
+        f"{name} {brief(_public(value))}"
+        for name, value in settings.items()
+        if value is not False and value not in (None, "", [])
     )
 
 

@@ -36,6 +36,18 @@ def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> Non
                     f"predict_with_generate=True takes the tokens of one summary a document, but the model's "
                     f"generation_config has {name}={value!r}: set it to {wanted!r}."
                 )
+    check_settings(args, config, is_sharded=trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if trainer.get_tp_size() > 1:
+        raise ValueError(
+            "Tensor parallelism splits each row over processes, which would sample and score for other documents at "
+            "the same time: train without it, or with negatives of your own in a column `negative_labels`."
+        )
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise ValueError("Models sharded by FSDP 1 cannot generate: set fsdp_version to 2.")
+
+
+def check_settings(args: Any, config: QualsCallbackConfig, *, is_sharded: bool) -> None:
+    """Refuses training arguments that no model and no data can make good."""
     if args.dataloader_persistent_workers:
         raise ValueError(
             "dataloader_persistent_workers=True keeps workers that never see a refreshed S-: set it to False."
@@ -45,20 +57,11 @@ def check_arguments(trainer: Seq2SeqTrainer, config: QualsCallbackConfig) -> Non
             f"train_sampling_strategy={args.train_sampling_strategy!r} measures the lengths once, but each "
             "refresh changes the rows: use 'random' or 'sequential'."
         )
-    if trainer.get_tp_size() > 1:
+    if is_sharded and config.num_triples is None and not config.include_rest:
         raise ValueError(
-            "Tensor parallelism splits each row over processes, which would sample and score for other documents at "
-            "the same time: train without it, or with negatives of your own in a column `negative_labels`."
+            "FSDP and DeepSpeed shard the model once the schedule of steps is known, and nothing can be sampled "
+            "before to set the number of triples: give QualsCallbackConfig num_triples, or include_rest=True."
         )
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        if config.num_triples is None and not config.include_rest:
-            raise ValueError(
-                "FSDP and DeepSpeed shard the model once the schedule of steps is known, and nothing can be "
-                "sampled before to set the number of triples: give QualsCallbackConfig num_triples, or "
-                "include_rest=True."
-            )
-        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
-            raise ValueError("Models sharded by FSDP 1 cannot generate: set fsdp_version to 2.")
 
 
 def check_batches(trainer: Any, num_rows: int) -> None:

@@ -216,23 +216,46 @@ def split_prompts(inputs: Mapping[str, Any]) -> tuple[list[torch.Tensor], list[t
     padding) and, where there is padding, `attention_mask`, all of shape `(batch, tokens)`.
 
     Raises:
-        `ValueError`: if a row's labels leave no prompt: there is nothing a second summary could stand behind.
+        `ValueError`: if a row's labels leave no prompt: there is nothing a second summary could stand behind; or leave
+            out a token behind it.
     """
     input_ids, labels = inputs["input_ids"], inputs["labels"]
     mask = inputs.get("attention_mask")
     is_token = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     prompts, summaries = [], []
     for ids, row_labels, row_is_token in zip(input_ids, labels, is_token, strict=True):
-        is_summary = row_labels != IGNORE_INDEX
-        prompt = ids[row_is_token & ~is_summary]
-        if not len(prompt) or is_summary[row_is_token][0]:
+        labels_of_tokens = row_labels[row_is_token]
+        length = prompt_length(labels_of_tokens)
+        if not length:
             raise ValueError(
                 "The labels of a row mask no prompt: for a decoder-only model input_ids must hold prompt and summary, "
                 "and labels must be -100 on the prompt."
             )
-        prompts.append(prompt)
-        summaries.append(row_labels[is_summary])
+        prompts.append(ids[row_is_token][:length])
+        summaries.append(labels_of_tokens[length:])
     return prompts, summaries
+
+
+def prompt_length(labels: torch.Tensor) -> int:
+    """
+    How many tokens of a decoder-only row are its prompt.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(tokens,)`): Of the row's tokens, without padding.
+
+    Raises:
+        `ValueError`: if a token behind the first of the summary has no label: it would be none of the summary, and
+            moved into the prompt it would change what is trained.
+    """
+    is_summary = labels != IGNORE_INDEX
+    length = int((~is_summary).sum())
+    if is_summary[:length].any():
+        raise ValueError(
+            "The labels of a row are -100 on a token behind the summary's first: for a decoder-only model input_ids "
+            "must hold the prompt and behind it the summary, of which each token has its label. Cut the row there, or "
+            "let the labels hold the token."
+        )
+    return length
 
 
 def _checkpoints_activations(model: PreTrainedModel) -> bool:

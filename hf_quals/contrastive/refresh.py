@@ -87,6 +87,7 @@ class RefreshState:
             "reference_scores": nan_to_none(self.reference_scores),
             "candidates": [candidates.to_dict() for candidates in self.candidates],
             "triples": list(map(vars, self.triples)),
+            "history": nan_to_none(self.history),
         }
         write_atomically(path, json.dumps(fields, allow_nan=False))
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers.trainer_utils import has_length
 
 from ..errors import InputError
-from .losses import IGNORE_INDEX
+from .forward import prompt_length
 
 
 class TextRow(NamedTuple):
@@ -68,10 +68,18 @@ class TextRows:
                     f"Row {index} of the {self.name} set has no column {column!r}; it has {', '.join(sorted(row))}."
                 )
         ids, labels = torch.as_tensor(row["input_ids"]), torch.as_tensor(row["labels"])
-        is_prompt = torch.as_tensor(row.get("attention_mask", torch.ones_like(ids))).bool()
+        is_token = torch.as_tensor(row.get("attention_mask", torch.ones_like(ids))).bool()
+        prompt = ids[is_token]
         if not self.is_encoder_decoder:
-            is_prompt = is_prompt & (labels == IGNORE_INDEX)
-        prompt = ids[is_prompt]
+            if len(labels) != len(ids):
+                raise InputError(
+                    f"Row {index} of the {self.name} set has {len(ids)} input_ids and {len(labels)} labels: for a "
+                    "decoder-only model both hold prompt and summary, and labels are -100 on the prompt."
+                )
+            try:
+                prompt = prompt[: prompt_length(labels[is_token])]
+            except ValueError as error:
+                raise InputError(f"Row {index} of the {self.name} set: {error}") from error
         document = self._text(row, index, self.document_column, "input_ids", prompt)
         reference = self._text(row, index, self.reference_column, "labels", labels[labels >= 0])
         return TextRow(prompt, document, reference)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         self._step_has_negatives = self._has_seen_negatives = False
         self._packable_length: float | None = None
         self._evaluated: Any = None
+        self._gen_kwargs: dict[str, Any] = {}
         self._generated: list[torch.Tensor] = []
         if self.quals_callback is not None:
             self._brings_negatives = True
@@ -239,6 +241,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
                 )
 
     def get_train_dataloader(self):
+        self._sums = torch.zeros(5)  # a run begins, or begins again with smaller batches
         # Here and not in on_train_begin: the schedule is computed from the number of triples, which is known only
         # after the first refresh.
         if self.quals_callback is not None and self.train_dataset is not None and self.is_in_train:
@@ -254,13 +257,11 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         sums = self._contrastive_loss(output.positive, output.negative, self.args.label_smoothing_factor)
         num_positive = (output.positive.labels != IGNORE_INDEX).sum()
         num_negative = (output.negative.labels != IGNORE_INDEX).sum()
-        if num_items_in_batch is None:
-            loss = (sums.positive + sums.negative) / (num_positive + num_negative)
-        else:
-            loss = (sums.positive + sums.negative) / num_items_in_batch
-            if self.args.average_tokens_across_devices:
-                # As the parent: gradients are averaged over processes, while the count is that of all processes.
-                loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        num_items = num_positive + num_negative if num_items_in_batch is None else num_items_in_batch
+        loss = (sums.positive + sums.negative) / num_items
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # As the parent: gradients are averaged over processes, while the count is that of all processes.
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         self._track(sums, num_positive, num_negative)
         return (loss, output.outputs) if return_outputs else loss
 
@@ -360,13 +361,13 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         dataset, self._evaluated = self._evaluated, None
-        self._gen_kwargs = self.generation_settings(**getattr(self, "_gen_kwargs", {}))
+        self._gen_kwargs = self.generation_settings(**self._gen_kwargs)
         self._generated = []
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         generated, self._generated = self._generated, []
         if self.quals_callback is not None and dataset is not None:
             # Before the parent logs: the score is a metric like all others, good for metric_for_best_model.
-            in_order = self._in_order(generated) if generated else None
+            in_order = self._in_order(generated) if generated and self.args.dataloader_in_order else None
             if in_order is not None and len(in_order) < len(dataset):
                 in_order = None  # dataloader_drop_last drops rows of evaluations, too
             metrics = self.quals_callback.evaluate(dataset, metric_key_prefix, self._gen_kwargs, in_order)
@@ -392,8 +393,10 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
                 of_model = self.model.generation_config
                 if of_model.max_length is None and of_model.max_new_tokens is None:
                     settings["max_new_tokens"] = self.quals_callback.config.max_new_tokens
-        if not self.is_encoder_decoder and "max_length" in settings:
-            settings.setdefault("max_new_tokens", settings.pop("max_length"))
+        if "max_length" in settings:
+            # Beside the `max_new_tokens` that the model's settings may name `max_length` would not count.
+            of_summary = None if self.is_encoder_decoder else settings.pop("max_length")
+            settings.setdefault("max_new_tokens", of_summary)
         return settings
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **gen_kwargs):
@@ -410,7 +413,7 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
             of_model.update(before)
         else:
             loss, generated, labels = self._prediction_step_decoder_only(model, inputs, ignore_keys, gen_kwargs)
-        if generated is not None:
+        if generated is not None and self.quals_callback is not None:
             self._generated.append(generated.cpu())
         return loss, generated, labels
 
@@ -441,7 +444,8 @@ class ContrastiveSeq2SeqTrainer(Seq2SeqTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         check_weights(self.model)
         folder = Path(output_dir or self.args.output_dir or ".")
-        if self.quals_callback is not None and self.args.should_save and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+        is_checkpoint = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)
+        if self.quals_callback is not None and self.args.should_save and is_checkpoint:
             # First of all that a checkpoint holds: where the rest is there, this is too.
             self.quals_callback.save_state(folder)
         super().save_model(str(folder), _internal_call)

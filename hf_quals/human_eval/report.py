@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..comparing.reports import check_outputs, check_suffix, write_files
+from ..comparing.reports import check_folder, check_outputs, check_suffix, write_files
 from ..files import as_markdown, markdown_table
 from .answers import Answers, Key
 from .study import CRITERIA
@@ -244,7 +244,7 @@ def write_report(
     Writes the report as `.md` or `.json`, and the picture as `.png` or `.svg`; never over one of the inputs.
 
     Raises:
-        [`InputError`]: for another suffix, or for a file that may not be replaced.
+        [`InputError`]: for another suffix, a folder that is not there, or a file that may not be replaced.
     """
     files = {}
     if output is not None:
@@ -256,6 +256,8 @@ def write_report(
         picture(report).savefig(image, format=picture_path.suffix[1:].lower(), dpi=200)
         files[picture_path] = image.getvalue()
     check_outputs(files, inputs, overwrite=overwrite)
+    for path in files:
+        check_folder(path)
     write_files(files)
 
 

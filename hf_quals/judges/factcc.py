@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..files import nan_to_none
 from ..scorers import Scorer, check_texts
 from ..text import split_sentences
@@ -91,7 +92,7 @@ class FactccScorer(Scorer):
         label_ids = [number for number, label in labels.items() if str(label).casefold() in wanted]
         if len(label_ids) != 1 or len(labels) < 2:
             looked_for = " or ".join(map(repr, wanted))
-            raise ValueError(
+            raise InputError(
                 f"The classifier's labels are {', '.join(map(repr, labels.values()))}; exactly one of several must be "
                 f"{looked_for}. Pass consistent_label=… to name the one that says that a claim is supported."
             )
@@ -119,15 +120,19 @@ class FactccScorer(Scorer):
                 else the CPU.
             consistent_label, max_length, stride: Fields of [`FactccScorer`].
             **model_kwargs: Passed to `from_pretrained` (`dtype`, `token`, …).
+
+        Raises:
+            [`InputError`]: if the device is not available, or the files lack weights of the model, such as the head of
+                a bare encoder.
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         from ..qagen.hub import hub_options
-        from ..qagen.loading import resolve_device
+        from .loading import load_whole
 
-        model = AutoModelForSequenceClassification.from_pretrained(name_or_path, **model_kwargs)
+        model = load_whole(AutoModelForSequenceClassification, name_or_path, device=device, **model_kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **hub_options(model_kwargs))
-        return cls(model.to(resolve_device(device)).eval(), tokenizer, consistent_label, max_length, stride)
+        return cls(model, tokenizer, consistent_label, max_length, stride)
 
     def settings(self) -> dict[str, Any]:
         from ..qagen.identity import identity_in_memory
@@ -182,7 +187,6 @@ class FactccScorer(Scorer):
     needs_hub=True,
 )
 def prepare(*, factcc_model: str = FACTCC, device: str | None = None, dtype: str = "auto"):
-    settings = {"model": factcc_model, "weights": weights_of(factcc_model)}
-    if dtype != "auto":
-        settings["dtype"] = dtype
+    # Of a classifier "auto" is the type that its weights are saved in, whatever the device.
+    settings = {"model": factcc_model, "weights": weights_of(factcc_model), "dtype": dtype}
     return settings, lambda: FactccScorer.from_pretrained(factcc_model, device=device, dtype=dtype)

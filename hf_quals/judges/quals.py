@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .. import __version__
 from ..errors import InputError
-from .registry import register_judge, weights_of
+from .registry import qagen_settings, register_judge
 
 
 @register_judge(
@@ -36,7 +35,4 @@ def prepare(
 
         return QualsScorer.from_pretrained(model, config=config, device=device, dtype=dtype)
 
-    settings = {"model": model or f"default of hf-quals {__version__}", "weights": weights_of(model)}
-    if dtype != "auto":
-        settings["dtype"] = dtype
-    return {**settings, **config.to_dict()}, load
+    return {**qagen_settings(model, dtype, device), **config.to_dict()}, load

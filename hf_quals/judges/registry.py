@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import __version__
 from ..errors import InputError
 from ..scorers import Scorer
 
@@ -184,6 +185,27 @@ def make_judges(names: Sequence[str], **options: Any) -> list[Judge]:
         if option not in all_options:
             raise TypeError(f"No judge has the option {option!r}. Known are {', '.join(sorted(all_options))}.")
     return [known[name].choose(options) for name in names]
+
+
+def qagen_settings(name_or_path: str | None, dtype: str, device: str | None) -> dict[str, str | None]:
+    """What a judge's scores depend on that loads a QAGen: its name, its weights, and the type they are computed in."""
+    return {
+        "model": name_or_path or f"default of hf-quals {__version__}",
+        "weights": weights_of(name_or_path),
+        "dtype": computed_dtype(dtype, device),
+    }
+
+
+def computed_dtype(dtype: str, device: str | None) -> str:
+    """
+    The type that a QAGen's weights are computed in, which `"auto"` chooses by the device: `"float32"`, ….
+
+    Raises:
+        [`InputError`]: for a type or a device that is not known here.
+    """
+    from ..qagen.loading import resolve_device, resolve_dtype
+
+    return str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
 
 
 def weights_of(name_or_path: str | None = None) -> str | None:

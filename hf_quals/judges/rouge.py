@@ -12,7 +12,10 @@ from .registry import register_judge
 
 @functools.cache
 def _rouge_score():
-    from rouge_score import rouge_scorer
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as error:
+        raise ImportError("ROUGE needs rouge_score: pip install 'hf-quals[benchmarks]'.") from error
 
     return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
@@ -54,6 +57,9 @@ class RougeScorer(Scorer):
     The mean of ROUGE-1, ROUGE-2 and ROUGE-L is what https://huggingface.co/papers/2105.04623 compares QUALS with in
     choosing S+ and S-.
 
+    Raises:
+        `ImportError`: if rouge_score is not installed.
+
     Example:
 
     ```python
@@ -67,6 +73,9 @@ class RougeScorer(Scorer):
 
     name = "rouge"
     reads_references = True
+
+    def __init__(self):
+        _rouge_score()  # missed now, and not behind documents that are read for nothing
 
     def score(self, documents, summaries, *, references=None, batch_size=8) -> list[RougeResult]:
         if references is None:

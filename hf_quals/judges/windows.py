@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a `ValueError` for a tokenizer that cannot cut windows: it must be one of the `tokenizers` library."""
+    """Raises [`InputError`] for a tokenizer that cannot cut windows: it must be one of the `tokenizers` library."""
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} cannot cut windows. Load a checkpoint with a tokenizer.json.")
+        raise InputError(f"{type(tokenizer).__name__} cannot cut windows. Load a checkpoint with a tokenizer.json.")
 
 
 def encode_windows(
@@ -36,7 +38,7 @@ def encode_windows(
         index of its pair.
 
     Raises:
-        `ValueError`: if a text that is not to be cut leaves no room for the other.
+        [`InputError`]: if a text that is not to be cut leaves no room for the other.
     """
     if not first:
         return [], []
@@ -51,7 +53,7 @@ def encode_windows(
         room = limit - markers - num_kept
         if num_long > room <= stride:
             text = (second if cut == "only_first" else first)[row]
-            raise ValueError(
+            raise InputError(
                 f"A window of {limit} tokens has room for {max(room, 0)} beside the {num_kept} of {text[:80]!r}, and "
                 f"needs more than the stride, {stride}. Pass a larger max_length or a smaller stride."
             )

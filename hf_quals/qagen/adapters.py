@@ -8,6 +8,7 @@ Here the adapter's layers are put into the model, filled from the file and merge
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftConfig, PeftType, set_peft_model_state_dict
@@ -72,5 +73,9 @@ def merge_adapter(model: PreTrainedModel, adapter: str | os.PathLike, **hub_opti
 
 def _refuse(file: str, what: str, keys: list[str]) -> None:
     if keys:
-        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        raise ValueError(f"{file} has {what}: {shown}.")
+        raise ValueError(f"{file} has {what}: {shown(keys)}.")
+
+
+def shown(keys: Sequence[str]) -> str:
+    """The first of many keys, and how many more there are."""
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from transformers.utils import cached_file, logging
@@ -42,6 +42,23 @@ def find_file(name_or_path: str | os.PathLike, file: str, **model_kwargs: Any) -
             "have none, though its other files are cached. Load it once with the Hub in reach."
         )
     return found
+
+
+class Source(NamedTuple):
+    """
+    Where a model or an adapter is.
+
+    Args:
+        name_or_path (`str`): A folder or Hub id.
+        options (`dict[str, Any]`): Its `revision`, `token` and `cache_dir` on the Hub, as far as they are given.
+    """
+
+    name_or_path: str
+    options: dict[str, Any]
+
+    def find(self, file: str) -> str | None:
+        """Path of one of its files, `None` if it does not have it."""
+        return find_file(self.name_or_path, file, **self.options)
 
 
 def _is_unknown(name: str, file: str, cache_dir: str | None, revision: str | None) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.utils.hub import extract_commit_hash
 
-from .hub import find_file
+from .hub import Source
 from .loading import base_and_adapter
 
 
@@ -40,18 +40,18 @@ def weights_identity(name_or_path: str | os.PathLike | None = None, adapter: str
         `OSError`: if there is no such model.
     """
     digest = hashlib.sha256()
-    for part in base_and_adapter(name_or_path, adapter):
-        digest.update(b"none" if part is None else _identity(part).encode())
+    for source in base_and_adapter(name_or_path, adapter):
+        digest.update(b"none" if source is None else _identity(source).encode())
     return digest.hexdigest()[:_NUM_DIGITS]
 
 
-def _identity(name_or_path: str | os.PathLike) -> str:
-    folder = Path(name_or_path)
+def _identity(source: Source) -> str:
+    folder = Path(source.name_or_path)
     if not folder.is_dir():
-        config = find_file(name_or_path, "config.json") or find_file(name_or_path, "adapter_config.json")
+        config = source.find("config.json") or source.find("adapter_config.json")
         commit = extract_commit_hash(config, None)
         if commit is None:
-            raise OSError(f"{name_or_path} is neither a folder nor a model of the Hub that can be reached.")
+            raise OSError(f"{source.name_or_path} is neither a folder nor a model of the Hub that can be reached.")
         return commit
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):

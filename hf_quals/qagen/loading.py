@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ..errors import InputError
-from .adapters import merge_adapter
+from .adapters import merge_adapter, shown
 from .default import ADAPTER_FOLDER, BASE_MODEL_ID, default_base_model
-from .hub import find_file, hub_options
+from .hub import Source, find_file, hub_options
 from .template import QUESTION_SEP_ANSWER, TEMPLATE_FILE, QATemplate
 
 
@@ -33,26 +34,23 @@ def load(
     """Model, tokenizer and template; arguments and errors are those of [`QAGenModel.from_pretrained`]."""
     device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, device)
-    named = name_or_path
-    name_or_path, adapter = base_and_adapter(name_or_path, adapter, **model_kwargs)
-    # A revision is that of the repository that was named; token and cache serve both.
-    elsewhere = {key: value for key, value in model_kwargs.items() if key != "revision"}
-    adapter_kwargs = hub_options(model_kwargs if adapter == named else elsewhere)
-    model_kwargs = elsewhere if adapter == named else model_kwargs
-    options = hub_options(model_kwargs)
-    with _naming(f"The configuration of {name_or_path}"):
-        config = AutoConfig.from_pretrained(name_or_path, **options)
-    with _naming(f"The tokenizer of {name_or_path}"):
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+    base, on_base = base_and_adapter(name_or_path, adapter, **model_kwargs)
+    with _naming(f"The configuration of {base.name_or_path}"):
+        config = AutoConfig.from_pretrained(base.name_or_path, **base.options)
+    # As PEFT does: an adapter that was trained with tokens of its own is saved with them.
+    source = on_base if on_base is not None and on_base.find("tokenizer_config.json") else base
+    with _naming(f"The tokenizer of {source.name_or_path}"):
+        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **source.options)
     if template is None:
-        sources = {name: given for name, given in ((adapter, adapter_kwargs), (name_or_path, options)) if name}
+        sources = [source for source in (on_base, base) if source is not None]
         template = _find_template(sources, config.is_encoder_decoder, tokenizer)
     # Adapters are merged in float32: rounding base and update apart loses part of the update.
-    load_dtype = torch.float32 if adapter is not None else torch_dtype
-    model = _load_weights(name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
-    if adapter is not None:
-        with _naming(f"The adapter {adapter}"):
-            model = merge_adapter(model, adapter, **adapter_kwargs)
+    load_dtype = torch_dtype if on_base is None else torch.float32
+    model_kwargs = {key: value for key, value in model_kwargs.items() if key != "revision"} | base.options
+    model = _load_weights(base.name_or_path, config.is_encoder_decoder, dtype=load_dtype, **model_kwargs)
+    if on_base is not None:
+        with _naming(f"The adapter {on_base.name_or_path}"):
+            model = merge_adapter(model, on_base.name_or_path, **on_base.options)
         _cast_weights(model, torch_dtype)
     model.to(device)  # type: ignore[arg-type]
     return model, tokenizer, template
@@ -63,13 +61,10 @@ def _cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
     To the type, as Transformers loads them: without the layers that a model keeps in float32 (T5's `wo` overflows in
     float16), and without buffers (frequencies of rotary positions are told apart in float32 only).
     """
-    in_float32 = set()
-    if dtype in (torch.float16, torch.bfloat16):
-        in_float32 |= set(model._keep_in_fp32_modules_strict or ())
-    if dtype == torch.float16:
-        in_float32 |= set(model._keep_in_fp32_modules or ())
+    # Patterns of names, found anywhere in them.
+    in_float32 = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
     for name, parameter in model.named_parameters():
-        if in_float32.isdisjoint(name.split(".")):
+        if not any(re.search(pattern, name) for pattern in in_float32):
             parameter.data = parameter.data.to(dtype)
 
 
@@ -101,10 +96,8 @@ def _load_weights(name_or_path: str, is_encoder_decoder: bool, **model_kwargs: A
 
 
 def _refuse(message: str, keys: Iterable[str]) -> None:
-    keys = sorted(keys)
-    if keys:
-        shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        raise InputError(f"{message} {shown}. Get the model anew, or name the one that was meant.")
+    if keys := sorted(keys):
+        raise InputError(f"{message} {shown(keys)}. Get the model anew, or name the one that was meant.")
 
 
 def _weights_file(name_or_path: str, model_kwargs: dict[str, Any]) -> str:
@@ -130,36 +123,46 @@ def _naming(what: str) -> Iterator[None]:
 
 def base_and_adapter(
     name_or_path: str | os.PathLike | None = None, adapter: str | os.PathLike | None = None, **model_kwargs: Any
-) -> tuple[str, str | os.PathLike | None]:
+) -> tuple[Source, Source | None]:
     """
     Which weights a name stands for.
 
     Args:
-        name_or_path (`str` or `os.PathLike`, *optional*): A model, or an adapter, whose base is found through its
-            configuration; the package's default model if left out.
+        name_or_path (`str` or `os.PathLike`, *optional*): A model, or an adapter, whose base and its revision are
+            found through its configuration; the package's default model if left out.
         adapter (`str` or `os.PathLike`, *optional*): An adapter to put on the model.
         **model_kwargs: Those of `from_pretrained`, of which `revision`, `token` and `cache_dir` are read.
 
     Returns:
-        `tuple[str, str | os.PathLike | None]`: the base model, and the adapter on it if there is one.
+        `tuple[Source, Source | None]`: the base model, and the adapter on it if there is one.
     """
+    options = hub_options(model_kwargs)
+    # A revision is that of the repository that was named; token and cache serve both.
+    elsewhere = {key: value for key, value in options.items() if key != "revision"}
     if name_or_path is None:
-        return default_base_model(), adapter or ADAPTER_FOLDER
-    if adapter is None and find_file(name_or_path, "adapter_config.json", **model_kwargs):
-        from peft import PeftConfig
+        return Source(default_base_model(), options), Source(str(adapter or ADAPTER_FOLDER), elsewhere)
+    named = Source(str(name_or_path), options)
+    if adapter is not None:
+        return named, Source(str(adapter), elsewhere)
+    if named.find("adapter_config.json"):
+        return _base_of(named, elsewhere), named
+    return named, None
 
-        adapter = name_or_path
-        with _naming(f"adapter_config.json of {adapter}"):
-            name_or_path = PeftConfig.from_pretrained(
-                str(adapter), **hub_options(model_kwargs)
-            ).base_model_name_or_path
-        if name_or_path is None:
-            raise InputError(
-                f"adapter_config.json of {adapter} names no base_model_name_or_path. Pass the base model."
-            )
-        if name_or_path == BASE_MODEL_ID:
-            name_or_path = default_base_model()
-    return str(name_or_path), adapter
+
+def _base_of(adapter: Source, options: dict[str, Any]) -> Source:
+    """What an adapter says that it was trained on."""
+    from peft import PeftConfig
+
+    with _naming(f"adapter_config.json of {adapter.name_or_path}"):
+        config = PeftConfig.from_pretrained(adapter.name_or_path, **adapter.options)
+    name_or_path = config.base_model_name_or_path
+    if name_or_path is None:
+        raise InputError(
+            f"adapter_config.json of {adapter.name_or_path} names no base_model_name_or_path. Pass the base model."
+        )
+    if name_or_path == BASE_MODEL_ID:
+        return Source(default_base_model(), options)
+    return Source(name_or_path, options if config.revision is None else options | {"revision": config.revision})
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -194,16 +197,15 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def _find_template(
-    sources: Mapping[str | os.PathLike, dict[str, Any]],
-    is_encoder_decoder: bool,
-    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Source], is_encoder_decoder: bool, tokenizer: PreTrainedTokenizerBase
 ) -> QATemplate:
-    for source, options in sources.items():
-        if path := find_file(source, TEMPLATE_FILE, **options):
+    for source in sources:
+        if path := source.find(TEMPLATE_FILE):
             return QATemplate.from_file(path)
     if is_encoder_decoder and "<sep>" in tokenizer.get_vocab():
         return QUESTION_SEP_ANSWER
     raise InputError(
-        f"{' and '.join(map(str, sources))}: no {TEMPLATE_FILE} tells how this model writes question–answer pairs. "
-        "Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with QATemplate.save_pretrained."
+        f"{' and '.join(source.name_or_path for source in sources)}: no {TEMPLATE_FILE} tells how this model writes "
+        "question–answer pairs. Pass template=QATemplate(prompt=…, pair=…), or save one beside the weights with "
+        "QATemplate.save_pretrained."
     )

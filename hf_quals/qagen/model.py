@@ -155,10 +155,12 @@ class QAGenModel:
 
         Args:
             name_or_path (`str` or `os.PathLike`, *optional*):
-                A folder or Hub id of a model, or of a PEFT adapter (its base is found through its configuration).
+                A folder or Hub id of a model, or of a PEFT adapter (its base, in which revision, is found through its
+                configuration).
                 Left out: the package's default model.
             adapter (`str` or `os.PathLike`, *optional*):
-                A folder or Hub id of a PEFT adapter to put on the model. It is merged into the weights.
+                A folder or Hub id of a PEFT adapter to put on the model. It is merged into the weights; a tokenizer
+                that is saved with it takes the place of the model's.
             template (`QATemplate`, *optional*):
                 How pairs are written. Left out: `qagen_config.json` of the adapter or the model; for encoder–decoder
                 models whose vocabulary holds `<sep>`, [`QUESTION_SEP_ANSWER`].
@@ -244,15 +246,15 @@ class QAGenModel:
         for number, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"Text {number} is empty; questions can only be asked about a text.")
-        if self._positions:
+        if self.num_positions:
             behind_text = 0 if self.is_encoder_decoder else max_new_tokens + _ANSWER_TOKENS
-            if behind_text >= self._positions:
+            if behind_text >= self.num_positions:
                 raise InputError(
-                    f"Of the model's {self._positions} positions none is left for a text: {max_new_tokens} are a "
+                    f"Of the model's {self.num_positions} positions none is left for a text: {max_new_tokens} are a "
                     f"pair's (max_new_tokens) and {_ANSWER_TOKENS} an answer's. Write shorter pairs, or take a model "
                     "of more positions."
                 )
-            max_length = min(max_length, self._positions - behind_text)
+            max_length = min(max_length, self.num_positions - behind_text)
         return self.template.encode_texts(
             self.tokenizer,
             texts,
@@ -277,14 +279,14 @@ class QAGenModel:
         ids, first = self.template.encode_continuation(
             self.tokenizer, text, is_encoder_decoder=self.is_encoder_decoder
         )
-        if self._positions:
+        if self.num_positions:
             # A decoder has positions of its own, of which its start takes one.
-            longest = 1 if self.is_encoder_decoder else self._positions - max_new_tokens - _ANSWER_TOKENS
-            max_length = min(max_length, self._positions - min(max_length, longest))
+            longest = 1 if self.is_encoder_decoder else self.num_positions - max_new_tokens - _ANSWER_TOKENS
+            max_length = min(max_length, self.num_positions - min(max_length, longest))
         return QAPair("", "", tuple(ids[:max_length]), (), first, text), len(ids) > max_length
 
     @property
-    def _positions(self) -> int:
+    def num_positions(self) -> int:
         """How many the model has; 0 where nothing bounds them."""
         return num_positions(self.model.config)
 
@@ -321,9 +323,7 @@ class QAGenModel:
         results: list[list[QAPair]] = [[] for _ in encoded]
         for rows in _batches([len(text.input_ids) for text in encoded], batch_size):
             input_ids = [encoded[row].input_ids for row in rows]
-            padded, attention_mask = pad(
-                input_ids, self.pad_token_id, left=not self.is_encoder_decoder, device=self.device
-            )
+            padded, attention_mask = pad(self, input_ids, left=not self.is_encoder_decoder)
             longest = max(map(len, input_ids)) + max_new_tokens
             branching = not self.is_encoder_decoder and num_beam_groups == num_beams and longest <= self._shared_length
             with one_at_a_time:
@@ -347,7 +347,6 @@ class QAGenModel:
                 on_batch(len(rows))
         return results
 
-    @torch.inference_mode()
     def log_probs(
         self,
         documents: Sequence[str] | Sequence[EncodedText],
@@ -373,11 +372,8 @@ class QAGenModel:
         Raises:
             `ValueError`: if there are not as many lists of pairs as documents.
         """
-        wanted = [[Asked(list(pair.token_ids)) for pair in row] for row in pairs]
-        return [
-            [read.log_probs for read in row]
-            for row in self._read_all(documents, wanted, "pairs", batch_size, on_batch)
-        ]
+        readings = self.read(documents, pairs, answers=False, batch_size=batch_size, on_batch=on_batch)
+        return [[reading.log_probs for reading in row] for row in readings]
 
     @torch.inference_mode()
     def read(

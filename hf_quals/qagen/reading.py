@@ -127,7 +127,7 @@ def read_behind_prompts(qagen: QAGenModel, contexts: list[list[int]], asked: lis
     """
     # The last token of a prompt predicts the first of every pair: it is read with each.
     prompts = [context[:-1] for context in contexts]
-    branches = Branches(qagen.model, *pad(prompts, qagen.pad_token_id, left=True, device=qagen.device))
+    branches = Branches(qagen.model, *pad(qagen, prompts, left=True))
     ends = set(qagen.eos_token_ids)
     results: list[list[Read]] = [[] for _ in contexts]
     attention = _attention_behind_prompts(qagen, branches, contexts, asked)
@@ -189,7 +189,7 @@ def read_from_encoder(qagen: QAGenModel, contexts: list[list[int]], asked: list[
     Encoder–decoder: encoder states and cross-attention keys and values are computed once a document; its pairs share
     them by broadcasting.
     """
-    input_ids, attention_mask = pad(contexts, qagen.pad_token_id, left=False, device=qagen.device)
+    input_ids, attention_mask = pad(qagen, contexts, left=False)
     states = qagen.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     start = qagen.decoder_start_token_id
     cross = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -217,7 +217,7 @@ def read_from_encoder(qagen: QAGenModel, contexts: list[list[int]], asked: list[
                 layer.is_initialized = True
                 shared.layers.append(layer)
             # A pair's last token is read, too: behind it an answer may begin.
-            read, _ = pad([[start, *one.ids] for one in chunk], qagen.pad_token_id, left=False, device=qagen.device)
+            read, _ = pad(qagen, [[start, *one.ids] for one in chunk], left=False)
             logits = qagen.model(
                 # Only their shape is read: keys and values come from the cache.
                 encoder_outputs=(states[b : b + 1, :length].expand(len(chunk), -1, -1),),
@@ -319,18 +319,20 @@ def _chunks(rows: list[list[Asked]], most_tokens: int) -> Iterator[list[list[Ask
         yield chunk
 
 
-def pad(
-    sequences: Sequence[Sequence[int]], pad_token_id: int, *, left: bool, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(qagen: QAGenModel, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both of shape `(sequences, padded width)`."""
-    width = round_up(max(len(sequence) for sequence in sequences), _WIDTH)
-    padded = torch.full((len(sequences), width), pad_token_id)
+    longest = max(len(sequence) for sequence in sequences)
+    width = round_up(longest, _WIDTH)
+    if qagen.num_positions:
+        # Padding takes positions, too.
+        width = max(longest, min(width, qagen.num_positions))
+    padded = torch.full((len(sequences), width), qagen.pad_token_id)
     mask = torch.zeros((len(sequences), width), dtype=torch.long)
     for row, sequence in enumerate(sequences):
         columns = slice(width - len(sequence), width) if left else slice(0, len(sequence))
         padded[row, columns] = torch.tensor(sequence, dtype=torch.long)
         mask[row, columns] = 1
-    return padded.to(device), mask.to(device)
+    return padded.to(qagen.device), mask.to(qagen.device)
 
 
 def token_log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,17 +96,19 @@ class QATemplate:
     @property
     def separator(self) -> str:
         """What stands between question and answer, without the spaces around it."""
-        start = min(self.pair.index("{question}") + len("{question}"), self.pair.index("{answer}") + len("{answer}"))
-        end = max(self.pair.index("{question}"), self.pair.index("{answer}"))
-        return self.pair[start:end].strip(" ")
+        return self._around[1].strip(" ")
+
+    @property
+    def _around(self) -> tuple[str, str, str]:
+        """What is written before, between and behind question and answer."""
+        before, between, after = re.split(r"\{question\}|\{answer\}", self.pair)
+        return before, between, after
 
     def format_pair(self, question: str, answer: str) -> str:
         """The text of one pair, as the model is trained to write it."""
-        first, second = ("{question}", "{answer}") if self.question_first else ("{answer}", "{question}")
-        before, rest = self.pair.split(first)
-        between, after = rest.split(second)
-        values = {"{question}": question, "{answer}": answer}
-        return before + values[first] + between + values[second] + after
+        first, second = (question, answer) if self.question_first else (answer, question)
+        before, between, after = self._around
+        return before + first + between + second + after
 
     def parse(self, text: str) -> tuple[str, str] | None:
         """
@@ -115,8 +118,7 @@ class QATemplate:
             `tuple[str, str]` or `None`: question and answer, stripped of white space; `None` unless the separator
             occurs exactly once with something on both sides.
         """
-        before = self.pair[: min(self.pair.index("{question}"), self.pair.index("{answer}"))].strip()
-        after = self.pair[max(self.pair.index("{question}") + 10, self.pair.index("{answer}") + 8) :].strip()
+        before, _, after = (part.strip() for part in self._around)
         parts = text.strip().removeprefix(before).removesuffix(after).split(self.separator)
         if len(parts) != 2:
             return None
@@ -201,7 +203,7 @@ class QATemplate:
             `tuple[list[int], int]`: ids, without end-of-sequence, and how many of them stand before the text: an
             encoder–decoder's first markers, and what the template puts before a pair.
         """
-        before = self.pair[: min(self.pair.index("{question}"), self.pair.index("{answer}"))]
+        before, _, _ = self._around
         begin = self.special_tokens(tokenizer)[0] if is_encoder_decoder else []
         # As in a prompt, the space before a word is part of the word's token.
         num_before = len(begin) + len(_token_ids(tokenizer, before.rstrip(" ")))

@@ -611,6 +611,11 @@ class QAGenTrainer(Seq2SeqTrainer):
     def __init__(self, *args: Any, ranking_weight: float = 0.5, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.ranking_weight = ranking_weight
+        trained: Any = self.model
+        if trained.config.is_encoder_decoder:
+            # True of any model whose forward takes keyword arguments, though BART's and T5's loss stays a mean over
+            # the batch. As means, Trainer divides likelihood and ranking alike by the batches of a step.
+            self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ranking = [inputs.pop(name, None) for name in ("ranked_labels", "answer_number", "comparisons")]
@@ -623,9 +628,9 @@ class QAGenTrainer(Seq2SeqTrainer):
             if not is_encoder_decoder:
                 logits, ranked_labels, answer_number = logits[:, :-1], ranked_labels[:, 1:], answer_number[:, 1:]
             ranked = ranking_loss(logits, ranked_labels, answer_number, comparisons)
-            # Steps add up the losses of their batches where tokens are counted over the step.
-            share = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.ranking_weight * ranked / share
+            # Training adds up the losses of a step's batches where tokens are counted over the step.
+            is_summed = model.training and num_items_in_batch is not None
+            loss = loss + self.ranking_weight * ranked / (self.current_gradient_accumulation_steps if is_summed else 1)
         return (loss, outputs) if return_outputs else loss
 
     def _encode_once(self, model, inputs) -> None:
@@ -633,12 +638,17 @@ class QAGenTrainer(Seq2SeqTrainer):
         input_ids = inputs.pop("input_ids")
         attention_mask = inputs["attention_mask"]
         base = self.accelerator.unwrap_model(model)
-        with self.compute_loss_context_manager():
+        # Mixed precision is put around the model's forward alone, of which this is no part.
+        with self.accelerator.autocast():
             states = base.get_encoder()(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
         states.last_hidden_state = states.last_hidden_state[text_of_pair]
         inputs["encoder_outputs"] = states
         inputs["attention_mask"] = attention_mask[text_of_pair]
-        if (target_ids := inputs.pop("target_ids", None)) is not None:
+        target_ids = inputs.pop("target_ids", None)
+        if target_ids is None and (self.label_smoother is not None or self.compute_loss_func is not None):
+            # Then Trainer keeps the labels to itself, and the model cannot make its inputs of them.
+            target_ids = inputs["labels"]
+        if target_ids is not None:
             inputs["decoder_input_ids"] = base.prepare_decoder_input_ids_from_labels(labels=target_ids)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +13,7 @@ from ..errors import InputError
 from ..files import write_atomically
 from ..qagen.default import ADAPTER_FOLDER
 from ..qagen.hub import find_file
-from .forms import OF_ANSWERS, VARIANTS, Calibration
+from .forms import OF_ANSWERS, VARIANTS, Calibration, is_finite
 
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class QualsConfig:
             would call the summary consistent.
 
     Raises:
-        `ValueError`: if a number is out of range or the variant is unknown.
+        `ValueError`: if a value is of another type, a number is out of range or the variant is unknown.
     """
 
     num_beams: int = 60
@@ -96,6 +95,7 @@ class QualsConfig:
     calibration: Calibration | None = None
 
     def __post_init__(self):
+        self._check_types()
         for name in ("num_beams", "max_new_tokens", "max_pairs", "max_length", "num_beam_groups", "passage_words"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -109,7 +109,7 @@ class QualsConfig:
                 f"min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens}."
             )
         penalty, num_groups = self.diversity_penalty, self.num_beam_groups or self.num_beams
-        if not isinstance(penalty, int | float) or not 0 <= penalty < math.inf or (num_groups > 1 and penalty == 0):
+        if not is_finite(penalty) or penalty < 0 or (num_groups > 1 and penalty == 0):
             raise ValueError(
                 f"diversity_penalty must be a number from 0 on, and more than 0 with several groups, got {penalty!r} "
                 f"with {num_groups}."
@@ -117,8 +117,9 @@ class QualsConfig:
         if not isinstance(self.variant, str) or self.variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}.")
         for name in ("likelihood_weight", "attention_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}.")
+            weight = getattr(self, name)
+            if not is_finite(weight) or weight < 0:
+                raise ValueError(f"{name} must be a number from 0 on, got {weight!r}.")
         object.__setattr__(self, "retrieval_heads", _heads(self.retrieval_heads))  # JSON has lists
         if self.attention_weight and not self.retrieval_heads:
             raise ValueError(
@@ -127,6 +128,16 @@ class QualsConfig:
             )
         if not isinstance(self.calibration, Calibration | None):
             raise ValueError(f"calibration must be a Calibration(slope=..., intercept=...), got {self.calibration!r}.")
+
+    def _check_types(self) -> None:
+        """JSON and YAML hold what is no number or truth value where one is meant."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{field.name} must be true or false, got {value!r}.")
+            is_none = value is None and field.type == "int | None"
+            if field.type in ("int", "int | None") and type(value) is not int and not is_none:
+                raise ValueError(f"{field.name} must be a whole number, got {value!r}.")
 
     def but(self, **changes: Any) -> QualsConfig:
         """
@@ -139,9 +150,14 @@ class QualsConfig:
         names = ["variant", "likelihood_weight", "attention_weight"]
         names += ["retrieval_heads"] if changed.attention_weight else []
         # An answer that agrees with the document's own is supported, whatever it costs.
-        names += ["document_answers"] if changed.variant in OF_ANSWERS else []
+        names += ["document_answers"] if changed.judges_answers else []
         is_another_score = any(getattr(changed, name) != getattr(self, name) for name in names)
         return replace(changed, calibration=None) if is_another_score and "calibration" not in changes else changed
+
+    @property
+    def judges_answers(self) -> bool:
+        """Whether the form judges answers alone: `answers` and `divergence` do."""
+        return self.variant in OF_ANSWERS
 
     @property
     def reads_whole(self) -> bool:

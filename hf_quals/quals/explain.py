@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .forms import OF_ANSWERS
-
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +17,7 @@ def as_text(summary: str, result: QualsResult | None) -> str:
     lines = [heading(summary, result)]
     if result is not None and result.pairs:
         names = _columns(result)
-        lines += ["", "  p(answer) given the" if result.config.variant in OF_ANSWERS else "  mean log p given the"]
+        lines += ["", "  p(answer) given the" if result.config.judges_answers else "  mean log p given the"]
         lines.append("  " + "  ".join([*names, "pair"]))
         for pair in result.pairs:
             numbers = [f"{value:{len(name)}.2f}" for name, value in zip(names, _values(result, pair), strict=True)]
@@ -32,7 +30,7 @@ def as_table(result: QualsResult) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = "p(answer | question)" if result.config.variant in OF_ANSWERS else "mean log p of a pair"
+    shown = "p(answer | question)" if result.config.judges_answers else "mean log p of a pair"
     table = Table("question", "answer", caption=f"{shown} given the summary and given the document")
     for name in _columns(result):
         table.add_column(name, justify="right", no_wrap=True)
@@ -99,17 +97,17 @@ def not_seen(result: QualsResult | None) -> list[str]:
 
 def worst_first(result: QualsResult) -> list[ScoredPair]:
     """The pairs, the one to look at first first: see [`QualsResult.worst_pair`]."""
-    if result.config.variant in OF_ANSWERS:
+    if result.config.judges_answers:
         return sorted(result.pairs, key=lambda pair: -pair.lost_probability)
     return sorted(result.pairs, key=lambda pair: pair.score)
 
 
 def _columns(result: QualsResult) -> tuple[str, ...]:
-    return ("summary", "document") if result.config.variant in OF_ANSWERS else ("summary", "document", "difference")
+    return ("summary", "document") if result.config.judges_answers else ("summary", "document", "difference")
 
 
 def _values(result: QualsResult, pair: ScoredPair) -> tuple[float, ...]:
-    if result.config.variant in OF_ANSWERS:
+    if result.config.judges_answers:
         return math.exp(pair.summary_answer_log_prob), math.exp(pair.document_answer_log_prob)
     return pair.summary_score, pair.document_score, pair.score
 

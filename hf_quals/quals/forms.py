@@ -101,6 +101,11 @@ def document_attention(shares: Sequence[float]) -> float:
     return fmean(sorted(shares)[: math.ceil(len(shares) / 3)])
 
 
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 OF_ANSWERS = ("answers", "divergence")
 """The forms that judge answers alone: of their pairs the one is worst whose answer loses most probability."""
 
@@ -117,12 +122,24 @@ class Calibration:
         intercept (`float`): The log-odds at a score of 0; the probability is one half at `-intercept / slope`.
         threshold (`float`, *optional*, defaults to 0.5): Below this probability a summary is doubtful.
         pair_threshold (`float`, *optional*, defaults to 0.5): A pair whose answer loses more probability is to blame.
+
+    Raises:
+        `ValueError`: if slope or intercept is no finite number, or a threshold does not lie between 0 and 1.
     """
 
     slope: float
     intercept: float
     threshold: float = 0.5
     pair_threshold: float = 0.5
+
+    def __post_init__(self):
+        for name in ("slope", "intercept"):
+            if not is_finite(getattr(self, name)):
+                raise ValueError(f"{name} must be a finite number, got {getattr(self, name)!r}.")
+        for name in ("threshold", "pair_threshold"):
+            value = getattr(self, name)
+            if not is_finite(value) or not 0 <= value <= 1:
+                raise ValueError(f"{name} must be a probability from 0 to 1, got {value!r}.")
 
     def probability(self, score: float) -> float:
         """The probability that people would call a summary of this score consistent; NaN for NaN."""

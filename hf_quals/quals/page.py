@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import nan_to_none
 from ..text import STOP_WORDS, sentence_spans, tokenize
 from .explain import remarks, what_it_says, worst_first
-from .forms import OF_ANSWERS, Calibration
+from .forms import Calibration
 from .pairs import same_answer
 
 
@@ -149,7 +149,7 @@ def _explained(document: str | None, result: QualsResult | None) -> dict[str, An
         "verdict": result.verdict,
         "says": [says, *remarks(result)],
         "calibrated": calibration is not None,
-        "ofAnswers": result.config.variant in OF_ANSWERS,
+        "ofAnswers": result.config.judges_answers,
         "threshold": _PAIR_THRESHOLD if calibration is None else calibration.pair_threshold,
         "pairs": [_pair(document, result, pair) for pair in worst_first(result)],
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from tqdm.auto import tqdm
 
+from ..errors import InputError
 from ..files import nan_to_none
 from ..qagen.identity import identity_in_memory
 from ..qagen.model import PairReading, QAGenModel, QAPair
@@ -259,7 +260,8 @@ class QualsScorer(Scorer):
         config (`QualsConfig`, *optional*): Every number of the score; the published form if left out.
 
     Raises:
-        `ValueError`: if attention counts and the model has not the configuration's `retrieval_heads`.
+        `ValueError`: if attention counts and the model has not the configuration's `retrieval_heads`, or if answers
+            are asked for or judged alone and the model writes the answer first.
 
     Example:
 
@@ -281,6 +283,11 @@ class QualsScorer(Scorer):
     def __post_init__(self):
         if self.config.round_trip or self.config.document_answers:
             self.model.check_asked()
+        if self.config.judges_answers and not self.model.template.question_first:
+            raise InputError(
+                f"A QAGen that writes {self.model.template.pair!r} cannot be judged by its answers, variant="
+                f"{self.config.variant!r}: the question must stand before the answer."
+            )
         if self.config.attention_weight:
             self.model.check_heads(self.config.retrieval_heads)
 

@@ -54,7 +54,8 @@ def score_set(judge: Judge, judged: JudgedSet, args: Arguments) -> list[list[dic
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / f"{judge.name}.jsonl"):
         kept = kept_scores(judge, judged.comparisons, folder, resume=True)
-        return [row["result"] for row in judge_rows(judge, judged.comparisons[: args.limit], kept)]
+        wanted = judged.comparisons[: args.limit]
+        return [row["result"] for row in judge_rows(judge, wanted, kept, batch_size=args.batch_size)]
 
 
 def main():

@@ -22,7 +22,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -49,7 +49,7 @@ from hf_quals import (
     QualsConfig,
     QualsScorer,
 )
-from hf_quals.files import read_kept_lines
+from hf_quals.files import read_kept_lines, write_atomically
 from hf_quals.judges.rouge import RougeScorer, rouge
 from hf_quals.memory import reuse_freed_memory
 from hf_quals.qagen.training import DataCollatorForQAGen, Pair, Passage, QAGenTrainer, tokenize_passages
@@ -437,11 +437,20 @@ def print_table(results: list[dict]) -> None:
         print(f"\nAUROC of QUALS against the checker, {name}: {cell('auroc', kind, 3)}")
 
 
+def check_world(path: Path, args: Arguments) -> None:
+    """Refuses to go on from the models and results of other settings."""
+    settings = {name: value for name, value in asdict(args).items() if name not in ("seeds", "output_dir")}
+    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        raise ValueError(f"{path.parent} holds results of {kept}, not of {settings}: name another --output_dir.")
+    write_atomically(path, json.dumps(settings) + "\n")
+
+
 def main():
     reuse_freed_memory()
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    check_world(output_dir / "settings.json", args)
     qagen = once(output_dir / "qagen", lambda folder: train_qagen(folder, args))
     config = QualsConfig(num_beams=8, min_new_tokens=4, max_new_tokens=20)
     scorer = QualsScorer.from_pretrained(qagen, config=config, dtype="float32")

@@ -113,7 +113,7 @@ class Arguments:
     )
     model: str | None = field(default=None, metadata={"help": "The QAGen model; the package's default if left out."})
     dtype: str = field(default="auto", metadata={"help": "Type of the weights."})
-    batch_size: int = field(default=8, metadata={"help": "Texts computed together by QUALS."})
+    batch_size: int = field(default=8, metadata={"help": "Texts computed together."})
     finder: str | None = field(
         default=None, metadata={"help": "The spaCy model that finds names; en_core_web_sm, if installed, if left out."}
     )
@@ -285,10 +285,9 @@ class WholeQuals(Scorer):
 
     def __init__(self, args: Arguments, config: QualsConfig):
         self.scorer = QualsScorer.from_pretrained(args.model, config=config, dtype=args.dtype)
-        self.batch_size = args.batch_size
 
-    def score(self, documents, summaries, *, references=None, batch_size=None):
-        results = self.scorer.score(documents, summaries, batch_size=batch_size or self.batch_size)
+    def score(self, documents, summaries, *, references=None, batch_size=8):
+        results = self.scorer.score(documents, summaries, batch_size=batch_size)
         return [
             SimpleNamespace(
                 result=result.to_dict(),
@@ -417,7 +416,7 @@ def main():
                 started = time.perf_counter()
                 # All that earlier runs have scored count.
                 wanted = None if args.limit is None else max(args.limit, done)
-                rows = judge_rows(judge, judged.comparisons[:wanted], kept)
+                rows = judge_rows(judge, judged.comparisons[:wanted], kept, batch_size=args.batch_size)
                 seconds = time.perf_counter() - started
             scores: dict[str, Scores] = {column: [row[column] for row in rows] for column in judge.columns}
             truncated = sum(sum(row["truncated"]) for row in rows)

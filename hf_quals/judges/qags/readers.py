@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from ...errors import InputError
 from ..windows import check_fast, encode_windows, forward_windows
 
 
@@ -50,7 +51,7 @@ class ExtractiveReader:
         max_answer_length (`int`, *optional*, defaults to 30): The most tokens of an answer.
 
     Raises:
-        `ValueError`: if the tokenizer is not a fast one.
+        [`InputError`]: if the tokenizer is not a fast one, or has no `cls_token`.
     """
 
     model: PreTrainedModel
@@ -61,6 +62,11 @@ class ExtractiveReader:
 
     def __post_init__(self):
         check_fast(self.tokenizer)
+        if self.tokenizer.cls_token_id is None:
+            raise InputError(
+                f"{type(self.tokenizer).__name__} has no cls_token, on which a reader says that there is no answer. "
+                "Name a reader of the BERT family."
+            )
 
     def read(self, texts, questions, *, batch_size):
         asked = [(row, question) for row, part in enumerate(questions) for question in part]
@@ -79,7 +85,8 @@ class ExtractiveReader:
             for start_logits, end_logits in zip(output.start_logits.cpu(), output.end_logits.cpu(), strict=True):
                 window, owner = next(pending)
                 null = window["input_ids"].index(self.tokenizer.cls_token_id)
-                no_answer[owner] = min(no_answer[owner], float(start_logits[null] + end_logits[null]))
+                null_score = float(start_logits[null].float() + end_logits[null].float())
+                no_answer[owner] = min(no_answer[owner], null_score)
                 context = [index for index, side in enumerate(window["sequence_ids"]) if side == 1]
                 if context:
                     tokens = slice(context[0], context[-1] + 1)

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ... import __version__
 from ...files import nan_to_none
 from ...scorers import Scorer, by_document, check_texts
 from ..entities import EntityFinder, load_finder, numbers
-from ..registry import register_judge, weights_of
+from ..registry import qagen_settings, register_judge
 from .answers import normalize_answer, token_f1
 from .writers import QAGenQuestionWriter, QuestionWriter, Seq2SeqQuestionWriter, WrittenQuestion
 
@@ -164,22 +163,26 @@ class QagsScorer(Scorer):
                 else the CPU.
             finder, max_candidates, max_questions: Fields of [`QagsScorer`].
             **model_kwargs: Passed to both `from_pretrained` (`dtype`, `token`, …).
+
+        Raises:
+            [`InputError`]: if the device is not available, or files lack weights of a model, such as the head of a
+                bare encoder.
         """
         from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer
 
         from ...qagen.hub import hub_options
-        from ...qagen.loading import resolve_device
+        from ..loading import load_whole
         from .readers import ExtractiveReader
 
         _check_numbers(max_candidates, max_questions)
         finder = load_finder() if finder is None else finder
         asking = Seq2SeqQuestionWriter(
-            AutoModelForSeq2SeqLM.from_pretrained(writer, **model_kwargs).to(resolve_device(device)).eval(),
+            load_whole(AutoModelForSeq2SeqLM, writer, device=device, **model_kwargs),
             AutoTokenizer.from_pretrained(writer, **hub_options(model_kwargs)),
             prompt,
         )
         answering = ExtractiveReader(
-            AutoModelForQuestionAnswering.from_pretrained(reader, **model_kwargs).to(resolve_device(device)).eval(),
+            load_whole(AutoModelForQuestionAnswering, reader, device=device, **model_kwargs),
             AutoTokenizer.from_pretrained(reader, **hub_options(model_kwargs)),
         )
         return cls(asking, answering, finder, max_candidates, max_questions)
@@ -198,7 +201,7 @@ class QagsScorer(Scorer):
         Loads one QAGen for both roles; the package's default needs no Hub.
 
         Args:
-            name_or_path (`str` or `os.PathLike`, *optional*): A decoder-only QAGen; the default if left out.
+            name_or_path (`str` or `os.PathLike`, *optional*): A QAGen; the default if left out.
             finder, max_candidates, max_questions: Fields of [`QagsScorer`].
             **model_options: Passed to [`QAGenModel.from_pretrained`] (`dtype`, `device`, `adapter`, …).
         """
@@ -343,17 +346,11 @@ def _settings_of(part: QuestionWriter | Reader) -> dict[str, Any]:
 @register_judge(
     "qags",
     columns={"QAGS": "score"},
-    needs="the default model, or another decoder-only QAGen",
+    needs="the default model, or another QAGen that writes the question first",
     cost="slow: a language model asks about each name and phrase of a summary, and answers from both texts",
     is_slow=True,
 )
 def prepare(*, model: str | None = None, device: str | None = None, dtype: str = "auto"):
     finder = load_finder()
-    settings = {
-        "model": model or f"default of hf-quals {__version__}",
-        "weights": weights_of(model),
-        "names found by": finder.name,
-    }
-    if dtype != "auto":
-        settings["dtype"] = dtype
+    settings = {**qagen_settings(model, dtype, device), "names found by": finder.name}
     return settings, lambda: QagsScorer.from_qagen(model, finder=finder, device=device, dtype=dtype)

@@ -29,8 +29,8 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list[str]`): The summaries. A blank one is not scored.
     sources (`list[str]`): The document of each.
-    model_id (`str`, *optional*): A decoder-only QAGen that asks and answers: folder, Hub id, or adapter. Left out: the
-        default model of hf-quals.
+    model_id (`str`, *optional*): A QAGen that asks and answers, questions first: folder, Hub id, or adapter. Left
+        out: the default model of hf-quals.
     writer_id (`str`, *optional*): In its place, as published, an encoder–decoder that writes questions for answers,
         such as `lmqg/bart-large-squad-qg`; goes with `reader_id`.
     reader_id (`str`, *optional*): The SQuAD model that answers, such as `deepset/roberta-large-squad2`.
