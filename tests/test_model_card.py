@@ -65,7 +65,7 @@ def test_a_saved_model_tells_base_data_settings_and_scores_before_and_after(run,
         "- S+ and S-: num_candidates 3, top_k 50, max_new_tokens 8, positive_share 0.7, negative_share 0.7, "
         "num_triples 6, refresh_every 1",
         "- score: quals, num_beams 8, diversity_penalty 0.5, min_new_tokens 8, max_new_tokens 60, max_length 1024, "
-        "max_pairs 10, variant published, dtype torch.float32",
+        "max_pairs 10, variant published, likelihood_weight 0.0, attention_weight 0.0, dtype torch.float32",
     ):
         assert f"\n{line}\n" in card.text
     assert markdown(run.quals_callback.state.history) in card.text  # the model's samples at each refresh
