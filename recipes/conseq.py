@@ -22,7 +22,7 @@ Its control, maximum likelihood for as many more steps:
 
     python recipes/conseq.py recipes/smollm2_scitldr_cpu.yaml --dataset scitldr/train.jsonl \\
         --eval_dataset scitldr/test.jsonl --stage conseq --selection none \\
-        --model_name_or_path results/scitldr/mle --max_steps 24 --output_dir results/scitldr_none
+        --model_name_or_path results/scitldr/mle --max_steps 72 --output_dir results/scitldr_none
 
 Stages write into `output_dir/mle` and `output_dir/conseq`: the model, its card, `predictions.jsonl` (document,
 reference, summary and QUALS of each held-out row), `all_results.json`, and, where S+ and S- were chosen,
