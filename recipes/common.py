@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
@@ -157,3 +160,19 @@ def load_model(args: ModelArguments, name_or_path: str | None = None) -> tuple[A
     if args.lora_r:
         model.print_trainable_parameters()
     return model, tokenizer
+
+
+def leave_together() -> None:
+    """
+    Ends the processes of a launcher on CPUs, none before the last one's work is done.
+
+    Threads of their connections (gloo) now and then abort a process whose interpreter ends while another goes on, and
+    the launcher then calls a finished training failed. What is registered for the end of a program is done.
+    """
+    state = PartialState()
+    if state.num_processes > 1 and state.backend == "gloo":
+        state.wait_for_everyone()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -46,7 +46,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate.utils import gather_object, parse_flag_from_env
-from common import ModelArguments, given, load_model, parse_arguments, with_prefix
+from common import ModelArguments, given, leave_together, load_model, parse_arguments, with_prefix
 from datasets import Dataset, load_dataset
 from transformers import DataCollatorForSeq2Seq, set_seed
 
@@ -399,3 +399,4 @@ def main():
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     main()
+    leave_together()

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from common import ModelArguments, base_and_adapter, base_options, load_model, parse_arguments
+from common import ModelArguments, base_and_adapter, base_options, leave_together, load_model, parse_arguments
 from transformers import Seq2SeqTrainingArguments, set_seed
 
 from hf_quals import QAGenModel, QAPair
@@ -284,3 +284,4 @@ def main():
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
     main()
+    leave_together()
