@@ -267,6 +267,9 @@ def run_stage(
     if (folder / "all_results.json").exists():
         logger.warning("%s is finished and left as it is: delete the folder to train it anew.", folder)
         return str(folder)
+    for name in ("predictions.jsonl", "preferences.jsonl"):
+        # Of a run that was cut off behind its training: they hold documents, and would be pushed with the model.
+        (folder / name).unlink(missing_ok=True)
     is_contrastive = stage == "conseq" and args.selection != "none"
     changes: dict[str, Any] = {"output_dir": str(folder)}
     train_texts = texts["train"]

@@ -309,6 +309,23 @@ def test_what_the_contrastive_stage_refuses_is_refused_before_the_first(monkeypa
         conseq.main()
 
 
+def test_documents_that_a_run_left_behind_are_gone_before_its_model_can_be_pushed(monkeypatch, world, tmp_path):
+    class Begun(Exception):
+        pass
+
+    def train(self, **kwargs):
+        raise Begun(sorted(path.name for path in Path(self.args.output_dir).glob("*.json*")))
+
+    (tmp_path / "conseq").mkdir()
+    for name in ("predictions.jsonl", "preferences.jsonl", "kept.json"):
+        (tmp_path / "conseq" / name).write_text("{}\n")
+    monkeypatch.setattr(conseq.ContrastiveSeq2SeqTrainer, "train", train)
+    _, _, *flags = command(world, "bart", tmp_path, "--stage", "conseq", "--selection", "none")
+    monkeypatch.setattr(sys, "argv", ["conseq.py", *flags])
+    with pytest.raises(Begun, match=r"^\['kept.json'\]$"):
+        conseq.main()
+
+
 def test_predictions_stand_beside_their_documents_whatever_the_order_of_training(tmp_path):
     held_out = rows("bart", 5).rename_column("summary", "reference")
     order = sorted(range(5), key=lambda number: len(held_out[number]["input_ids"]))
